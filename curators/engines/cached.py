@@ -1,0 +1,253 @@
+"""An engine behind the call ledger: what is paid for is never paid twice.
+
+Every sample has one key (`call_key`): fingerprint, messages or prefix, sampling parameters, seed, sample index, attempt. A
+request of four samples of which three are known sends for the fourth alone. Lookups of one turn of the event loop go to the
+ledger together, and so do writes: a thread commits what has gathered while the last commit was made. A reply reaches its caller
+after its commit, so `kill -9` loses what was in flight and nothing else. Identical requests at the same moment are one, in this
+process by a shared future, between processes by the ledger's claims.
+
+A reply that arrived complete is kept even when nobody can parse it: parsing is repeated from its text. A failure of any kind is
+never kept as an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+from curators.engines.answers import Known, answer_rows, decode, failure_row, sent, share
+from curators.engines.base import Capability, Engine, Reply, Request, call_key
+from curators.engines.budget import FREE, Budget, Price, Spend
+from curators.engines.ledger import Ledger, Lookups, Writes, finished
+
+ASK_AGAIN_S = 0.1  # for a key that another process has claimed
+UNKNOWN_SLOTS = 64  # of an engine that does not say how many requests it takes at once
+
+
+@dataclass(slots=True)
+class Counts:
+    """Of one engine: samples that were there, samples bought, requests sent (retries included), requests without an answer."""
+
+    hits: int = 0
+    samples: int = 0
+    requests: int = 0
+    failures: int = 0
+
+
+Outcome = Known | Reply | BaseException
+"""What a key came to: a sample, a reply with an error, or what the engine raised."""
+
+
+class CachedEngine:
+    """An `Engine` over another. `run_id` marks the rows of this run in the ledger; `counts` says what was sent and what was there."""
+
+    def __init__(self, engine: Engine, ledger: Ledger, *, budget: Budget | None = None, run_id: str | None = None) -> None:
+        self._engine = engine
+        self._ledger = ledger
+        self._budget = budget
+        self._run_id = run_id
+        self._price: Price | None = getattr(engine, "price", FREE)
+        self._cacheable: bool = getattr(engine, "cacheable", True)
+        if budget is not None:
+            budget.admit(engine.spec, self._price)
+        # With a budget, calls that wait for a slot can still be turned away; twice the slots leave room for those that wait for a retry.
+        slots: int = getattr(engine, "max_concurrency", UNKNOWN_SLOTS)
+        self._gate = asyncio.Semaphore(2 * slots)
+        self._fingerprint: str | None = None
+        self._naming = asyncio.Lock()
+        self._flying: dict[str, asyncio.Future[Outcome]] = {}
+        self._unrecorded_hits = 0
+        self._lookups = Lookups(ledger)
+        self._writes = Writes(ledger, self._take_hits)
+        self.counts = Counts()
+
+    @property
+    def spec(self) -> str:
+        return self._engine.spec
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = self._engine.fingerprint
+        return self._fingerprint
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return self._engine.capabilities
+
+    async def complete(self, request: Request) -> Reply:
+        """See `Engine`. `cached` is true when nothing was sent; tokens are those of the answers, whenever they were paid for."""
+        if not self._cacheable:
+            return await self._engine.complete(request)
+        async with self._naming if self._fingerprint is None else nullcontext():
+            if self._fingerprint is None:
+                # It may hash gigabytes of weights or ask a server.
+                await asyncio.to_thread(lambda: self.fingerprint)
+        keys = {i: call_key(self.fingerprint, request, i) for i in range(request.first_sample, request.first_sample + request.n)}
+        outcomes: dict[int, Outcome] = {}
+        bought: list[Reply] = []
+        while open_keys := {i: key for i, key in keys.items() if i not in outcomes}:
+            theirs = {i: self._flying[key] for i, key in open_keys.items() if key in self._flying}
+            if mine := {i: key for i, key in open_keys.items() if i not in theirs}:
+                await self._lead(request, mine, outcomes, bought)
+            for i, future in theirs.items():
+                # A cancelled leader leaves its key open, and the next turn finds somebody else for it.
+                await asyncio.wait([future])
+                if not future.cancelled():
+                    outcomes[i] = future.result()
+                    self._hit(isinstance(outcomes[i], Known))
+        return _joined(outcomes, bought)
+
+    async def aclose(self) -> None:
+        """Commit what is left and close the engine; the ledger stays open, for it belongs to the caller."""
+        await self._writes.aclose()
+        await self._engine.aclose()
+
+    async def _lead(self, request: Request, keys: dict[int, str], outcomes: dict[int, Outcome], bought: list[Reply]) -> None:
+        """Find the samples or send for them, and let whoever waits for the same keys have them."""
+        loop = asyncio.get_running_loop()
+        futures: dict[int, asyncio.Future[Outcome]] = {i: loop.create_future() for i in keys}
+        self._flying.update({key: futures[i] for i, key in keys.items()})
+        claimed: set[str] = set()
+        try:
+            self._take(await self._lookups.get(list(keys.values())), keys, outcomes)
+            while missing := {i: key for i, key in keys.items() if i not in outcomes}:
+                if self._budget is not None and self._budget.exhausted:
+                    outcomes.update(dict.fromkeys(missing, self._skipped()))
+                    break
+                found, granted = await self._claimed(list(missing.values()))
+                claimed |= granted
+                self._take(found, missing, outcomes)
+                for run in _runs([i for i, key in missing.items() if key in granted]):
+                    part = {i: keys[i] for i in run}
+                    await self._send(request, part, outcomes, bought)
+                    claimed.difference_update(part.values())
+                if len(outcomes) < len(keys):
+                    await asyncio.sleep(ASK_AGAIN_S)
+        finally:
+            if claimed:
+                # At once and not with the next batch: a cancelled task may have no next turn.
+                self._ledger.write(release=list(claimed))
+            for i, key in keys.items():
+                del self._flying[key]
+                if i in outcomes:
+                    futures[i].set_result(outcomes[i])
+                else:
+                    futures[i].cancel()
+
+    def _take(self, found: Mapping[str, bytes], keys: Mapping[int, str], outcomes: dict[int, Outcome]) -> None:
+        hits = {i: decode(found[key], i) for i, key in keys.items() if key in found}
+        outcomes.update(hits)
+        self._hit(len(hits))
+
+    def _hit(self, n: int) -> None:
+        self.counts.hits += n
+        self._unrecorded_hits += n
+
+    async def _claimed(self, keys: list[str]) -> tuple[dict[str, bytes], set[str]]:
+        future = self._writes.submit(claim=keys)
+        try:
+            found, granted = await finished(future)
+        except asyncio.CancelledError:
+            if not future.cancelled() and future.exception() is None:
+                self._ledger.write(release=[key for key in keys if key in future.result()[1]])
+            raise
+        return found, granted.intersection(keys)
+
+    async def _send(self, request: Request, keys: Mapping[int, str], outcomes: dict[int, Outcome], bought: list[Reply]) -> None:
+        """Ask the engine for samples that stand side by side and keep them; their claims end with the same commit."""
+        started = time.monotonic()
+        first = min(keys)
+        part = request if (first, len(keys)) == (request.first_sample, request.n) else replace(request, first_sample=first, n=len(keys))
+        try:
+            reply = await self._buy(part)
+        except Exception as error:
+            outcomes.update(dict.fromkeys(keys, error))
+            raise
+        bought.append(reply)
+        known = share(reply, reply.completions or reply.extra.get("partial", ()))
+        self.counts.samples += len(known)
+        self.counts.requests += sent(reply)
+        self.counts.failures += reply.error is not None and sent(reply) > 0
+        about = {
+            "run_id": self._run_id,
+            "engine": self.spec,
+            "fingerprint": self.fingerprint,
+            "request_key": request.key,
+            "latency_s": time.monotonic() - started,
+        }
+        answers = [row | about | {"key": keys[i]} for i, row in zip(known, answer_rows(reply, list(known.values())), strict=True)]
+        failures = [about | failure_row(reply, charged=not answers)] if reply.error and sent(reply) else []
+        lost = [key for i, key in keys.items() if i not in known]
+        await finished(self._writes.submit(answers=answers, failures=failures, release=lost))
+        outcomes.update({i: known.get(i, reply) for i in keys})
+
+    async def _buy(self, request: Request) -> Reply:
+        if self._budget is None:
+            return self._priced(await self._engine.complete(request))
+        async with self._gate:
+            calls = 1 if "n" in self._engine.capabilities else request.n
+            estimate = self._budget.estimate(request, n=request.n, calls=calls, price=self._price)
+            if not await self._budget.reserve(estimate):
+                return self._skipped()
+            actual = Spend(calls=calls)
+            try:
+                reply = self._priced(await self._engine.complete(request))
+                tokens = reply.prompt_tokens + reply.completion_tokens
+                actual = Spend(calls=sent(reply), tokens=tokens, usd=reply.cost_usd or 0.0)
+            finally:
+                self._budget.settle(estimate, actual)
+            return reply
+
+    def _skipped(self) -> Reply:
+        cap = self._budget.exhausted if self._budget else None
+        return Reply(error="budget_skipped", reason=f"the run's cap on {cap} is reached")
+
+    def _priced(self, reply: Reply) -> Reply:
+        if reply.cost_usd is not None or self._price is None:
+            return reply
+        return replace(reply, cost_usd=self._price.cost(reply.prompt_tokens, reply.completion_tokens))
+
+    def _take_hits(self) -> list[dict[str, Any]]:
+        n, self._unrecorded_hits = self._unrecorded_hits, 0
+        return [{"run_id": self._run_id, "engine": self.spec, "n": n}] if n else []
+
+
+def _joined(outcomes: Mapping[int, Outcome], bought: Sequence[Reply]) -> Reply:
+    """The samples of one request as its reply, whatever way each came."""
+    error = next((o for o in outcomes.values() if not isinstance(o, Known)), None)
+    if isinstance(error, BaseException):
+        raise error
+    if error is not None:
+        return error
+    known = [outcomes[i] for i in sorted(outcomes)]
+    samples = [k for k in known if isinstance(k, Known)]
+    costs = [r.cost_usd for r in bought]
+    return Reply(
+        completions=tuple(k.completion for k in samples),
+        prompt_tokens=sum(k.prompt_tokens for k in samples),
+        completion_tokens=sum(k.completion_tokens for k in samples),
+        cost_usd=None if None in costs else sum(c for c in costs if c is not None),
+        cached=not bought,
+        model=next((k.model for k in samples if k.model), None),
+        extra={"sent": sum(map(sent, bought))},
+    )
+
+
+def _runs(indices: Sequence[int]) -> list[list[int]]:
+    """Sorted indices as stretches without a gap.
+
+    >>> _runs([0, 1, 3])
+    [[0, 1], [3]]
+    """
+    runs: list[list[int]] = []
+    for i in indices:
+        if runs and runs[-1][-1] == i - 1:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    return runs

@@ -1,0 +1,258 @@
+"""`openai:MODEL@http://host:port/v1[,http://host2:port/v1 …]`: any server that speaks the OpenAI chat format.
+
+An aiohttp session rather than the `openai` package: 0.2 ms of CPU a call against 1.9. `transport` gets a body there and a reply
+back, `endpoints` says where it goes and how many are in flight, `openai_format` knows the fields and which of them this server
+does not take; here a request becomes bodies, and replies become a reply. Fields are sent in the hope that they are known; one
+that is refused, or that the reply takes no notice of, is not sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import orjson
+
+from curators.engines.base import Capability, Completion, ErrorKind, Reply, Request, digest
+from curators.engines.budget import Price
+from curators.engines.model_card import ModelCard, fetch_model_card
+from curators.engines.openai_format import OVERFLOW, ChatReply, Dialect, error_message, parse_reply
+from curators.engines.transport import Answer, HttpOptions, Transport
+from curators.errors import ConfigError, EngineError
+
+ALL: frozenset[Capability] = frozenset({"n", "seed", "logprobs", "token_ids", "options", "prefix", "tools", "json_schema", "stop"})
+MAX_BLIND_PROBES = 3  # searches for a field that a server rejects without naming it
+
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True, slots=True)
+class Part:
+    """The samples of one body."""
+
+    completions: tuple[Completion, ...] = ()
+    error: ErrorKind | None = None
+    reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usage_given: bool = True
+    sent: int = 0
+    model: str | None = None
+
+
+class HttpEngine:
+    """See the module. Open it with `curators.engines.open_engine`; use it in one event loop."""
+
+    def __init__(self, model: str, urls: Sequence[str], options: HttpOptions | None = None) -> None:
+        self._model = model
+        self._urls = tuple(_checked_url(url) for url in urls)
+        options = options or HttpOptions()
+        self._options = options
+        self._dialect = Dialect(self.spec)
+        self._transport = Transport(self._urls, options)
+        self._card: ModelCard | None = None
+        self._card_lock = threading.Lock()
+        self._blind_probes = 0
+        self._ever_answered = False
+
+    @property
+    def spec(self) -> str:
+        return f"openai:{self._model}@{','.join(self._urls)}"
+
+    @property
+    def fingerprint(self) -> str:
+        """`openai:MODEL`, and a digest of what GET /models says of it, where it says something. Never the URL.
+
+        The first use asks the server and blocks meanwhile.
+
+        Raises:
+            EngineBusy: no endpoint can be reached.
+        """
+        card = self.card
+        return f"openai:{self._model}#{digest(card.identity, size=4)}" if card.identity else f"openai:{self._model}"
+
+    @property
+    def card(self) -> ModelCard:
+        with self._card_lock:
+            if self._card is None:
+                self._card = fetch_model_card(self._model, self._urls, api_key=self._options.api_key)
+            return self._card
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """All that has not turned out to be missing; `prefix` only where the server is known to continue one, once its card is known."""
+        known: frozenset[Capability] = ALL - self._dialect.lost
+        return known if self._card is None or self._card.continues_prefix else known - {"prefix"}
+
+    @property
+    def price(self) -> Price | None:
+        return self._options.price
+
+    @property
+    def max_concurrency(self) -> int:
+        return self._options.max_concurrency
+
+    async def complete(self, request: Request) -> Reply:
+        """See `Engine`. `extra`: `sent` (HTTP requests, retries included), `usage_estimated` where the server counted no tokens, `partial`
+        (the samples that did arrive, when another sample of the request failed).
+        """
+        if request.prefix is not None and not (await asyncio.to_thread(lambda: self.card)).continues_prefix:
+            return Reply(error="unsupported", reason=f"{self.spec}: continuing a given prefix; only vLLM and SGLang are known to do it")
+        first, n = request.first_sample, request.n
+        if n > 1 and ("n" in self._dialect.lacks or not self._options.share_requests):
+            return self._reply(request, await self._singles(request, range(first, first + n)))
+        parts = [await self._part(request, first, n)]
+        got = len(parts[0].completions)
+        if parts[0].error is None and got < n:
+            if got == 1:
+                self._dialect.lose("n", f"asked for {n} choices, its reply has one")
+            parts += await self._singles(request, range(first + got, first + n))
+        return self._reply(request, parts)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def _singles(self, request: Request, indices: Sequence[int]) -> list[Part]:
+        return await gather_all([self._part(request, i, 1) for i in indices])
+
+    async def _part(self, request: Request, first: int, n: int) -> Part:
+        """Send one body, and again without a field that the server turns down."""
+        sent = 0
+        while True:
+            if lacking := self._dialect.missing_for(request):
+                return Part(error="unsupported", reason=f"{self.spec}: {lacking}", sent=sent)
+            if n > 1 and ("n" in self._dialect.lacks or not self._options.share_requests):
+                parts = await self._singles(request, range(first, first + n))
+                parts[0].sent += sent
+                return _joined(parts)
+            body = self._dialect.body(self._model, request, first=first, n=n)
+            answer = await self._send(body, request, first)
+            if answer.reply is not None:
+                self._dialect.proven.update(body)
+                return self._answered(request, answer.reply, sent + answer.sent, n)
+            known = answer.status and await self._downgraded(body, answer, request, first)
+            sent += answer.sent
+            # What cannot be asked in another way stays refused; so this ends, for there are only so many fields to lose.
+            if not known or self._dialect.body(self._model, request, first=first, n=n) == body:
+                return self._failed(answer, sent)
+
+    def _answered(self, request: Request, reply: ChatReply, sent: int, n: int) -> Part:
+        self._ever_answered = True
+        self._dialect.note_silence(request, reply)
+        part = Part(
+            completions=reply.completions[:n],
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            usage_given=reply.usage_given,
+            sent=sent,
+            model=reply.model,
+        )
+        if request.options and any(c.option_logprobs is None for c in part.completions):
+            part.completions, part.error = (), "unsupported"
+            part.reason = f"{self.spec}: none of the options {list(request.options)} is among the log-probabilities of its reply"
+            if not reply.has_logprobs:
+                self._dialect.lose("top_logprobs", "its reply has none")
+        return part
+
+    async def _downgraded(self, body: dict[str, Any], answer: Answer[ChatReply], request: Request, first: int) -> bool:
+        """Find the field that a 4xx is about; true when one is known by now, by this request or by another meanwhile."""
+        if OVERFLOW.search(answer.text) or answer.status in (401, 404, 413):
+            return False
+        if any(f in self._dialect.lacks for f in body) or self._dialect.max_tokens_field not in body:
+            return True
+        if field_ := self._dialect.blame(body, answer.text):
+            if field_ != "max_tokens":
+                self._dialect.lose(field_, f"HTTP {answer.status}: {error_message(answer.text.encode())}")
+            return True
+        unproven = [f for f in self._dialect.droppable(body) if f not in self._dialect.proven]
+        if not unproven or self._blind_probes >= MAX_BLIND_PROBES:
+            return False
+        self._blind_probes += 1
+        for without in [*([f] for f in unproven), unproven]:
+            trial = {k: v for k, v in body.items() if k not in without}
+            found = await self._send(trial, request, first)
+            answer.sent += found.sent
+            if found.reply is not None:
+                for f in without:
+                    self._dialect.lose(f, f"HTTP {answer.status} with it, accepted without")
+                self._blind_probes = 0
+                return True
+        return False
+
+    def _failed(self, answer: Answer[ChatReply], sent: int) -> Part:
+        if not answer.status:
+            return Part(error="transport_error", reason=answer.text, sent=sent)
+        said = f"HTTP {answer.status}: {error_message(answer.text.encode())}"
+        if OVERFLOW.search(answer.text) or answer.status == 413:
+            return Part(error="context_overflow", reason=said, sent=sent)
+        if answer.status == 401 or (answer.status == 403 and not self._ever_answered):
+            key = f"the key in {self._options.api_key_env}" if self._options.api_key_env else "no key was given: set api_key_env"
+            raise EngineError(f"{self.spec}: {said}; {key}")
+        if answer.status in (301, 302, 307, 308, 404, 405):
+            raise EngineError(f"{self.spec}: {said}; check the model's name and that the URL ends where /chat/completions begins (…/v1)")
+        return Part(error="refused", reason=said, sent=sent)
+
+    async def _send(self, body: dict[str, Any], request: Request, first: int) -> Answer[ChatReply]:
+        payload = orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)
+        return await self._transport.exchange(payload, lambda raw: parse_reply(raw, request, first=first))
+
+    def _reply(self, request: Request, parts: Sequence[Part]) -> Reply:
+        part = _joined(parts)
+        extra: dict[str, Any] = {"sent": part.sent}
+        prompt_tokens, completion_tokens = part.prompt_tokens, part.completion_tokens
+        if part.completions and not part.usage_given:
+            extra["usage_estimated"] = True
+            prompt_tokens = prompt_tokens or len(orjson.dumps(list(request.messages))) // 4
+            completion_tokens = completion_tokens or sum(len(c.text) for c in part.completions) // 4
+        if part.error is not None and part.completions:
+            extra["partial"] = part.completions
+        return Reply(
+            completions=() if part.error is not None else part.completions,
+            error=part.error,
+            reason=part.reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            cost_usd=None if self.price is None else self.price.cost(prompt_tokens, completion_tokens),
+            model=part.model,
+            extra=extra,
+        )
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    """Several parts as one: all samples, summed tokens, the first error."""
+    failed = next((p for p in parts if p.error is not None), None)
+    return Part(
+        completions=tuple(sorted((c for p in parts for c in p.completions), key=lambda c: c.sample_index)),
+        error=failed.error if failed else None,
+        reason=failed.reason if failed else None,
+        prompt_tokens=sum(p.prompt_tokens for p in parts),
+        completion_tokens=sum(p.completion_tokens for p in parts),
+        usage_given=all(p.usage_given for p in parts),
+        sent=sum(p.sent for p in parts),
+        model=next((p.model for p in parts if p.model), None),
+    )
+
+
+def _checked_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigError(f"engine: {url!r} is not an endpoint; give http://host:port/v1")
+    if parts.username or parts.password:
+        raise ConfigError(f"engine: the URL of {parts.hostname} carries a user or password; name the key's variable in api_key_env")
+    return url.rstrip("/")
+
+
+async def gather_all(pending: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """`asyncio.gather` that leaves nothing running when one fails."""
+    tasks = [asyncio.create_task(each) for each in pending]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

@@ -1,0 +1,176 @@
+"""A candidate version → passed or not, gate by gate, with the figure and the bound.
+
+A bound that is null switches its gate off. A gate about a judge says `not applicable` where no model judged, and one about the
+gold where there is none: it then passes, and its detail says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import polars as pl
+
+from curators.judging.health import share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateBounds:
+    """Inclusive bounds. Shares are in 0..1; `max_judge_first_deviation` bounds the distance of the first-shown share from 1/2."""
+
+    min_pairs: int | None = 1
+    max_duplicate_share: float | None = 0.05
+    max_longer_chosen_share: float | None = None
+    min_on_policy_share: float | None = None
+    max_unscored_share: float | None = 0.5
+    min_judge_agreement: float | None = None
+    max_judge_inconsistent_share: float | None = 0.5
+    max_judge_first_deviation: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GateResult:
+    """`figure` is null where the gate is not applicable; `detail` is a sentence with the counts."""
+
+    name: str
+    figure: float | None
+    bound: float
+    passed: bool
+    detail: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """What is to be published: its pairs, and the health of who labelled them (`judge_health`; null for labels that came with the data)."""
+
+    pairs: pl.DataFrame
+    health: Mapping[str, Any] | None = None
+
+    @property
+    def judge(self) -> Mapping[str, Any] | None:
+        """The health of a model judge; null for verifiers, and for labels that came with the data."""
+        return self.health if self.health and self.health["by_model"] else None
+
+
+Gate = Callable[[Candidate, float], GateResult]
+
+
+def min_pairs(candidate: Candidate, bound: float) -> GateResult:
+    n = candidate.pairs.height
+    return GateResult(name="min_pairs", figure=n, bound=bound, passed=n >= bound, detail=f"{n} pairs; at least {bound:g}")
+
+
+def max_duplicate_share(candidate: Candidate, bound: float) -> GateResult:
+    """Pairs whose prompt, chosen and rejected, white space and case aside, stand in the candidate already."""
+    texts = [pl.col(column).str.to_lowercase().str.replace_all(r"(?:\s|\\[nrt])+", " ") for column in ("prompt", "chosen", "rejected")]
+    n = candidate.pairs.height
+    duplicates = n - candidate.pairs.select(pl.struct(texts).n_unique()).item() if n else 0
+    return _at_most("max_duplicate_share", share(duplicates, n), bound, "pairs repeat another one")
+
+
+def max_longer_chosen_share(candidate: Candidate, bound: float) -> GateResult:
+    """Pairs whose chosen side is the longer one, of those whose sides differ in length."""
+    sizes = candidate.pairs.select(chosen=pl.col("chosen").str.len_chars(), rejected=pl.col("rejected").str.len_chars())
+    unequal = sizes.filter(pl.col("chosen") != pl.col("rejected"))
+    longer = share(unequal.filter(pl.col("chosen") > pl.col("rejected")).height, unequal.height)
+    return _at_most("max_longer_chosen_share", longer, bound, "pairs of unequal length prefer the longer side")
+
+
+def min_on_policy_share(candidate: Candidate, bound: float) -> GateResult:
+    on_policy = share(int(candidate.pairs["on_policy"].fill_null(False).sum()), candidate.pairs.height)
+    return _at_least("min_on_policy_share", on_policy, bound, "pairs are on-policy on both sides")
+
+
+def max_unscored_share(candidate: Candidate, bound: float) -> GateResult:
+    if not candidate.health:
+        return _not_applicable("max_unscored_share", bound, "the labels came with the data")
+    return _at_most("max_unscored_share", candidate.health["unscored"], bound, "verdicts are unscored")
+
+
+def min_judge_agreement(candidate: Candidate, bound: float) -> GateResult:
+    name = "min_judge_agreement"
+    if not candidate.judge:
+        return _not_applicable(name, bound, "no model judged")
+    if "agreement" not in candidate.judge:
+        return _not_applicable(name, bound, "there is no gold to agree with")
+    return _at_least(name, candidate.judge["agreement"], bound, "pairs that the gold decides are judged as it does")
+
+
+def max_judge_inconsistent_share(candidate: Candidate, bound: float) -> GateResult:
+    name = "max_judge_inconsistent_share"
+    if not candidate.judge or candidate.judge["protocol"] != "pairwise":
+        return _not_applicable(name, bound, "no model judged pairs")
+    return _at_most(name, candidate.judge["inconsistent"], bound, "pairs change their winner with the order shown")
+
+
+def max_judge_first_deviation(candidate: Candidate, bound: float) -> GateResult:
+    name = "max_judge_first_deviation"
+    if not candidate.judge or candidate.judge["protocol"] != "pairwise":
+        return _not_applicable(name, bound, "no model judged pairs")
+    first = candidate.judge["first"]
+    if first["share"] is None:
+        return _not_applicable(name, bound, "no presentation names a side")
+    figure = abs(first["share"] - 0.5)
+    detail = f"{_counted(first, 'presentations name the first shown')}; at most {bound:.1%} away from 50.0%"
+    return GateResult(name=name, figure=figure, bound=bound, passed=figure <= bound, detail=detail)
+
+
+GATES: Mapping[str, Gate] = {
+    "min_pairs": min_pairs,
+    "max_duplicate_share": max_duplicate_share,
+    "max_longer_chosen_share": max_longer_chosen_share,
+    "min_on_policy_share": min_on_policy_share,
+    "max_unscored_share": max_unscored_share,
+    "min_judge_agreement": min_judge_agreement,
+    "max_judge_inconsistent_share": max_judge_inconsistent_share,
+    "max_judge_first_deviation": max_judge_first_deviation,
+}
+"""By the name of their bound in `GateBounds`."""
+
+
+def check_gates(candidate: Candidate, bounds: GateBounds | None = None) -> list[GateResult]:
+    """The result of every gate that is not switched off, in the order of `GateBounds`."""
+    bounds = bounds or GateBounds()
+    wanted = ((field.name, getattr(bounds, field.name)) for field in fields(bounds))
+    return [GATES[name](candidate, float(bound)) for name, bound in wanted if bound is not None]
+
+
+def passed(results: Sequence[GateResult]) -> bool:
+    """Whether every gate let the candidate through."""
+    return all(result.passed for result in results)
+
+
+def refusal(results: Sequence[GateResult]) -> str | None:
+    """One line with the figures of every gate that failed; null when all passed.
+
+    >>> refusal([GateResult(name="min_pairs", figure=0, bound=1, passed=False, detail="0 pairs; at least 1")])
+    'refused by 1 of 1 gates: min_pairs (0 pairs; at least 1)'
+    """
+    failed = [f"{result.name} ({result.detail})" for result in results if not result.passed]
+    return f"refused by {len(failed)} of {len(results)} gates: {'; '.join(failed)}" if failed else None
+
+
+def _counted(figure: Mapping[str, Any], what: str) -> str:
+    return f"{figure['hits']} of {figure['n']} {what} ({figure['share']:.1%}, 95% interval {figure['low']:.1%} to {figure['high']:.1%})"
+
+
+def _at_most(name: str, figure: Mapping[str, Any], bound: float, what: str) -> GateResult:
+    if figure["share"] is None:
+        return _not_applicable(name, bound, "there is nothing to count")
+    detail = f"{_counted(figure, what)}; at most {bound:.1%}"
+    return GateResult(name=name, figure=figure["share"], bound=bound, passed=figure["share"] <= bound, detail=detail)
+
+
+def _at_least(name: str, figure: Mapping[str, Any], bound: float, what: str) -> GateResult:
+    if figure["share"] is None:
+        return _not_applicable(name, bound, "there is nothing to count")
+    detail = f"{_counted(figure, what)}; at least {bound:.1%}"
+    return GateResult(name=name, figure=figure["share"], bound=bound, passed=figure["share"] >= bound, detail=detail)
+
+
+def _not_applicable(name: str, bound: float, why: str) -> GateResult:
+    return GateResult(name=name, figure=None, bound=bound, passed=True, detail=f"not applicable: {why}")

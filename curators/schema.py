@@ -1,0 +1,161 @@
+"""The frames: what a row of each means, its columns, types and nulls.
+
+Facts (`prompts`, `generations`, `judgments`) say what happened and are append-only; `pairs` are derived from them by a
+named policy and carry their own text, so that a pair of any kind (responses, steps, revisions) is self-contained.
+Structured values (messages, tools, tool calls, metadata) are canonical JSON text: lossless, and the same bytes for the same value.
+
+A bad row is a row: `state` says what became of it, `reason` says why when it is not `ok`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import polars as pl
+
+from curators.errors import SchemaError
+
+Schema = Mapping[str, pl.DataType]
+
+_T = pl.String()
+
+PROMPTS: Schema = MappingProxyType(
+    {
+        "prompt_id": _T,  # content id of messages, tools and chat_template_kwargs
+        "messages": _T,  # JSON list of chat turns
+        "tools": _T,  # JSON list, null: none
+        "chat_template_kwargs": _T,  # JSON object, null: none
+        "reference": _T,  # what a verifier compares with; the judge never sees it unless its rubric asks
+        "meta": _T,  # JSON object of the source's other columns, null: none
+        "source": _T,  # file name and row number, or the flow that made it
+        "state": _T,  # ok | not_utf8 | not_json | missing | wrong_type | empty | too_long | duplicate
+        "reason": _T,
+    }
+)
+
+GENERATIONS: Schema = MappingProxyType(
+    {
+        "generation_id": _T,  # content id of prompt_id, policy, sampling, seed, sample_index and text
+        "prompt_id": _T,
+        "policy": _T,  # fingerprint of the engine that wrote it, or "source:<name>" for imported text
+        "engine": _T,  # its spec
+        "sample_index": pl.Int32(),
+        "seed": pl.Int64(),
+        "sampling": _T,  # JSON of temperature, top_p, max_tokens, stop; null: imported
+        "text": _T,
+        "reasoning": _T,  # null: none
+        "tool_calls": _T,  # JSON list, null: none
+        "token_ids": pl.List(pl.Int32()),  # as sampled, null where the engine does not say
+        "logprobs": pl.List(pl.Float32()),  # natural logs of the same tokens
+        "sum_logprob": pl.Float64(),
+        "n_tokens": pl.Int32(),
+        "finish_reason": _T,
+        "state": _T,  # ok | empty | truncated | transport_error | refused | context_overflow | budget_skipped | unsupported
+        "reason": _T,
+    }
+)
+
+JUDGMENTS: Schema = MappingProxyType(
+    {
+        "judgment_id": _T,  # content id of judge, rubric digest, channel, sampling, generation_ids as shown, vote and attempt
+        "prompt_id": _T,
+        "protocol": _T,  # pairwise | pointwise | listwise | verifier
+        "judge": _T,  # fingerprint; "verifier:<name>@<code digest>"; "source:<name>" for imported judgments (people too)
+        "engine": _T,  # its spec, null for verifiers and imports
+        "rubric": _T,  # name, null for verifiers
+        "rubric_digest": _T,
+        "generation_ids": pl.List(pl.String()),  # as presented: for a pair, first then second
+        "order": pl.Int8(),  # pairwise: 0 = the item's own order, 1 = swapped; else 0
+        "vote": pl.Int16(),
+        "attempt": pl.Int16(),
+        "channel": _T,  # text | options | verifier | recorded
+        "p_first": pl.Float64(),  # pairwise: probability that the first shown is better; null when not ok
+        "label": _T,  # pairwise: first | second | tie; null when not ok
+        "scores": pl.List(pl.Float64()),  # pointwise, listwise, verifier: one a generation shown; null when not ok
+        "label_mass": pl.Float64(),  # probability that the labels took together; null outside `options`
+        "raw": _T,  # the reply's text, always kept
+        # ok | truncated | parse_error | ambiguous | gated (no call was needed, or the verifier cannot tell) | verifier_error, and as in
+        # generations refused | transport_error | context_overflow | budget_skipped | unsupported
+        "state": _T,
+        "reason": _T,
+        "prompt_tokens": pl.Int32(),
+        "completion_tokens": pl.Int32(),
+    }
+)
+
+VERDICTS: Schema = MappingProxyType(
+    {
+        "prompt_id": _T,
+        "a_id": _T,  # generation ids, a_id < b_id
+        "b_id": _T,
+        "judge": _T,
+        "p_a": pl.Float64(),  # P(a is preferred), position-debiased; null when unscored
+        "p_se": pl.Float64(),  # its standard error over votes, null with one vote an order
+        "position_effect": pl.Float64(),  # beta in logits: > 0 means the first shown is favoured; null with one order
+        "margin": pl.Float64(),  # |p_a - 1/2| * 2 for pairwise; score difference a - b otherwise is in `scores_delta`
+        "scores_delta": pl.Float64(),  # score of a minus score of b; null for pairwise judges
+        "verdict": _T,  # a | b | tie | inconsistent | unscored
+        "reason": _T,  # why unscored
+        "n_judgments": pl.Int32(),
+        "n_ok": pl.Int32(),
+    }
+)
+
+PAIRS: Schema = MappingProxyType(
+    {
+        "pair_id": _T,  # content id of kind, prompt, chosen, rejected (their text), not of scores
+        "prompt_id": _T,
+        "kind": _T,  # response | step | …
+        "pair_policy": _T,  # best_vs_worst | best_vs_random | all_pairs | recorded
+        "prompt": _T,  # JSON messages
+        "chosen": _T,  # JSON messages: the assistant's turn (or turns)
+        "rejected": _T,
+        "tools": _T,  # JSON, null: none
+        "chat_template_kwargs": _T,
+        "chosen_id": _T,  # generation ids
+        "rejected_id": _T,
+        "chosen_score": pl.Float64(),  # within the prompt's group: score or mean win probability; null for recorded pairs without scores
+        "rejected_score": pl.Float64(),
+        "margin": pl.Float64(),  # chosen_score - rejected_score, or the recorded margin; null when unknown
+        "p_chosen": pl.Float64(),  # probability that chosen is better; null when the source gives only a label
+        "label_source": _T,  # judge fingerprint, verifier or "source:<name>"
+        "chosen_policy": _T,  # fingerprints
+        "rejected_policy": _T,
+        "on_policy": pl.Boolean(),  # both written by the policy that the dataset is for
+        "split": _T,  # train | test, by hash of prompt_id
+    }
+)
+
+FRAMES: Mapping[str, Schema] = MappingProxyType(
+    {"prompts": PROMPTS, "generations": GENERATIONS, "judgments": JUDGMENTS, "verdicts": VERDICTS, "pairs": PAIRS}
+)
+
+FUNNEL_COLUMNS = ("stage", "n_in", "n_kept", "n_dropped", "reason")
+
+
+def empty(schema: Schema) -> pl.DataFrame:
+    """A frame of that schema without rows."""
+    return pl.DataFrame(schema=dict(schema))
+
+
+def frame(rows: list[dict[str, object]], schema: Schema) -> pl.DataFrame:
+    """Rows to a frame of exactly that schema; a key that a row lacks becomes null, a key that the schema lacks is refused."""
+    if rows and (extra := rows[0].keys() - schema.keys()):
+        raise SchemaError(f"columns {sorted(extra)} are not in the schema {sorted(schema)}")
+    return pl.DataFrame(rows, schema=dict(schema))
+
+
+def check(data: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Return the frame's columns in schema order, or say exactly what is missing or of another type.
+
+    Raises:
+        SchemaError: a column is missing or has another dtype than `FRAMES[name]`.
+    """
+    schema = FRAMES[name]
+    if missing := [column for column in schema if column not in data.columns]:
+        raise SchemaError(f"{name}: columns {missing} are missing; there are {data.columns}")
+    for column, dtype in schema.items():
+        if data.schema[column] != dtype:
+            raise SchemaError(f"{name}.{column} is {data.schema[column]}, must be {dtype}")
+    return data.select(list(schema))

@@ -1,0 +1,132 @@
+"""Publish: a frame of pairs becomes the next version of a dataset.
+
+Publishing content that the newest version already has (the same pairs and the same facts) makes no new version: the newest one is returned
+with `reused=True`, and the commit id is remembered, so that asking again by commit finds it. The recipe on record stays that of the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import duckdb
+import orjson
+import polars as pl
+import pyarrow as pa
+
+from storage import frozen
+from storage.columns import Columns, Frame, bring_in, check_rows, columns_of, identifier, literal
+from storage.digests import SLICE_ROWS, digest_frame, digest_sorted
+from storage.errors import StorageError
+from storage.lake import FACTS, Lake, commit, prepare_table, tables
+from storage.versions import FIELDS, Release, find_by_commit, now, pairs_table, row_of
+
+
+def publish(lake: Lake, name: str, pairs: Frame, *, manifest: Mapping[str, Any], author: str, commit_id: str) -> Release:
+    """Make the dataset's pairs exactly these, as the next version, and freeze it.
+
+    One transaction holds the pairs and the release's row. A second call with the same `commit_id` writes nothing and returns what the first
+    one published, so a run that was killed anywhere may simply be repeated. Only rows that are new, gone or changed are written.
+
+    Args:
+        pairs: `pair_id` (text, unique, no nulls), `prompt_id` (text) and any other columns; an empty frame is an empty version.
+        manifest: JSON values: recipe, recipe_digest, parents, funnel, gates … Storage adds the keys in `frozen.OWN_KEYS`.
+
+    Raises:
+        StorageError: a bad name, frame or manifest, a commit id that published another dataset, or no space; nothing is half-written.
+    """
+    record(lake, name, pairs, manifest=manifest, author=author, commit_id=commit_id)
+    release = find_by_commit(lake, commit_id)
+    if release is None:
+        raise StorageError(f"publish {name}: the commit {commit_id} was made but is not in the lake {lake.root}; run `pairmill doctor`")
+    return release
+
+
+def record(lake: Lake, name: str, pairs: Frame, *, manifest: Mapping[str, Any], author: str, commit_id: str) -> None:
+    """The commit of `publish`, without the frozen copy, which whoever asks for the version next completes."""
+    target = pairs_table(name)
+    document = _document(manifest)
+    if not commit_id:
+        raise StorageError(f"publish {name}: the commit id is empty; give what names this run, so that a repeated call is recognised")
+    with lake.writing(f"publish {name}") as con:
+        known = row_of(con, f"commit_id = {literal(commit_id)}")
+        if known and known["dataset"] != name:
+            raise StorageError(
+                f"the commit id {commit_id} published {known['dataset']}@{known['version']} already, not {name}; use a new one"
+            )
+        if not known:
+            row = _new_row(con, name, bring_in(con, pairs), pairs) | {
+                "commit_id": commit_id,
+                "manifest": document,
+                "author": author,
+                "created_at": now(),
+            }
+            if not row["reused"]:
+                _write_pairs(con, target, columns_of(con, "incoming"), what=name)
+            con.execute(
+                f"INSERT INTO lake.releases ({FIELDS}) VALUES ({', '.join('?' * 10)})", [row[each.strip()] for each in FIELDS.split(",")]
+            )
+            commit(con, author=author, message=f"publish {name}@{row['version']}", commit_id=commit_id)
+
+
+def _document(manifest: Mapping[str, Any]) -> str:
+    if taken := sorted(frozen.OWN_KEYS & manifest.keys()):
+        raise StorageError(f"the manifest's keys {taken} are written by storage; leave them out")
+    try:
+        return orjson.dumps(dict(manifest), option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError as error:
+        raise StorageError(f"the manifest is not JSON: {error}; give text, numbers, lists and objects") from error
+
+
+def _new_row(con: duckdb.DuckDBPyConnection, name: str, incoming: Columns, pairs: Frame) -> dict[str, Any]:
+    """What identifies the next version: its number, digests and size."""
+    rows, different = check_rows(con, name, incoming, "pair_id")
+    if different != rows:
+        twice = con.sql("SELECT pair_id FROM incoming GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1").fetchone()
+        raise StorageError(f"{name}: {rows - different} of {rows} rows repeat a pair_id, such as {(twice or ('',))[0]}; ids must be unique")
+    if incoming.get("prompt_id") != "VARCHAR":
+        raise StorageError(
+            f"{name}: the column prompt_id must be text, it is {incoming.get('prompt_id', 'missing')}; there are {list(incoming)}"
+        )
+    if isinstance(pairs, pa.RecordBatchReader):
+        digest = digest_sorted(con.sql("FROM incoming ORDER BY pair_id").to_arrow_reader(SLICE_ROWS))
+    else:
+        digest = digest_frame(pl.DataFrame(pairs), "pair_id")
+    facts_digest = _facts_digest(con)
+    latest = row_of(con, f"dataset = {literal(name)} AND NOT reused ORDER BY version DESC LIMIT 1")
+    reused = latest is not None and (latest["digest"], latest["facts_digest"]) == (digest, facts_digest)
+    version = (latest["version"] if latest else 0) + (not reused)
+    return {"dataset": name, "version": version, "digest": digest, "facts_digest": facts_digest, "n_pairs": rows, "reused": reused}
+
+
+def _facts_digest(con: duckdb.DuckDBPyConnection) -> str:
+    """Over the ids of every fact of the incoming pairs' prompts. Ids of facts are content ids, so the ids stand for the content."""
+    found = {}
+    for table in sorted(FACTS.keys() & set(tables(con))):
+        ids = con.sql(f"SELECT {FACTS[table]} FROM lake.{table} WHERE prompt_id IN (SELECT prompt_id FROM incoming) ORDER BY 1")
+        found[table] = digest_sorted(ids.to_arrow_reader(SLICE_ROWS))
+    return hashlib.sha256(orjson.dumps(found, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _write_pairs(con: duckdb.DuckDBPyConnection, target: str, incoming: Columns, *, what: str) -> None:
+    """Delete what is gone or changed, insert what is new or changed.
+
+    Rows are compared by 128 bits of DuckDB's own hash, computed for both sides here and now, so nothing need be stored for it. Freezing
+    checks the outcome against the digest, which is SHA-256.
+    """
+    first = target.rpartition(".")[2].strip('"') not in tables(con, "datasets")
+    stored = prepare_table(con, target, incoming, what=what)
+    if first:
+        con.execute(f"INSERT INTO {target} BY NAME FROM incoming")
+        return
+    there = ", ".join(map(identifier, stored))
+    here = ", ".join(f"CAST({identifier(name) if name in incoming else 'NULL'} AS {kind})" for name, kind in stored.items())
+    con.execute(
+        f"CREATE TEMP TABLE changes AS SELECT coalesce(old.pair_id, new.pair_id) AS pair_id, old.pair_id IS NOT NULL AS was"
+        f" FROM (SELECT pair_id, hash({there}) AS h, hash('again', {there}) AS k FROM {target}) AS old"
+        f" FULL JOIN (SELECT pair_id, hash({here}) AS h, hash('again', {here}) AS k FROM incoming) AS new USING (pair_id)"
+        " WHERE old.h IS DISTINCT FROM new.h OR old.k IS DISTINCT FROM new.k"
+    )
+    con.execute(f"DELETE FROM {target} WHERE pair_id IN (SELECT pair_id FROM changes WHERE was)")
+    con.execute(f"INSERT INTO {target} BY NAME FROM incoming WHERE pair_id IN (SELECT pair_id FROM changes)")

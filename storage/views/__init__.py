@@ -1,0 +1,44 @@
+"""Training formats. `VIEWS` names them all; adding one is one `View` in a module of its own and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from storage.views.group import GROUP
+from storage.views.kto import KTO
+from storage.views.preference import DPO, REWARD
+from storage.views.prompt_only import PROMPT_ONLY
+from storage.views.sft import SFT
+from storage.views.view import Column, View
+
+VIEWS: Mapping[str, View] = MappingProxyType(
+    {"prompt-only": PROMPT_ONLY, "sft": SFT, "dpo": DPO, "reward": REWARD, "kto": KTO, "group": GROUP}
+)
+
+_HOLDS = {
+    "messages": "messages",
+    "message_lists": "list of messages",
+    "json": "JSON",
+    "text": "text",
+    "texts": "list of texts",
+    "number": "float64",
+    "numbers": "list of float64",
+    "flag": "bool",
+}
+_PRESENCE = {"always": "", "any": " Only where a row has one.", "all": " Only where every row has one."}
+
+
+def views_table() -> str:
+    """The views and their columns as Markdown, as `docs/views.md` holds them."""
+    return "\n".join(_section(name, view) for name, view in VIEWS.items())
+
+
+def _section(name: str, view: View) -> str:
+    head = f"### `{name}`\n\nOne row is {view.row}. Trainers: {view.trainers}.\n\n| column | holds | meaning |\n|---|---|---|\n"
+    return head + "".join(_line(column, about) for column, about in view.columns.items())
+
+
+def _line(name: str, column: Column) -> str:
+    meaning = column.meaning[0].upper() + column.meaning[1:]
+    return f"| `{name}` | {_HOLDS[column.kind]} | {meaning}.{_PRESENCE[column.present]} |\n"

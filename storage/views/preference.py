@@ -1,0 +1,57 @@
+"""Pairs for DPO and its relatives, and for reward models: the same rows, with what each trainer reads beside them."""
+
+from __future__ import annotations
+
+from storage.views.view import CONTEXT, PROMPT, Column, View
+
+_PAIR = {
+    "prompt": PROMPT,
+    "chosen": Column(kind="messages", side="answer", meaning="the preferred answer"),
+    "rejected": Column(kind="messages", side="answer", meaning="the other answer"),
+}
+_ID = Column(kind="text", meaning="id of the pair")
+_KEYS = """
+    SELECT pair_id AS row_id, pair_id AS source_id, split, md5(prompt) AS prompt_hash,
+        CASE WHEN open_turn(prompt) THEN 'prompt_ends_with_assistant' END AS drop
+    FROM pairs
+"""
+_ROWS = """
+    SELECT row_id, source_id, keys.split, prompt, chosen, rejected, {scores}, pair_id, tools, chat_template_kwargs
+    FROM keys JOIN pairs ON pair_id = row_id WHERE drop IS NULL
+"""
+_NEEDED = ("pair_id", "prompt_id", "prompt", "chosen", "rejected", "tools", "chat_template_kwargs", "split", "margin")
+
+DPO = View(
+    row="a pair",
+    trainers="DPOTrainer",
+    unit="pairs",
+    columns=_PAIR
+    | {
+        "margin": Column(kind="number", meaning="score of chosen minus score of rejected; null when unknown"),
+        "p_chosen": Column(kind="number", meaning="probability that chosen is better; null when the source gives only a label"),
+        "pair_id": _ID,
+    }
+    | CONTEXT,
+    needs={"pairs": (*_NEEDED, "p_chosen")},
+    keys=_KEYS,
+    rows=_ROWS.format(scores="margin, p_chosen"),
+)
+"""`DPOTrainer` reads prompt, chosen, rejected, tools and chat_template_kwargs, and drops every other column."""
+
+REWARD = View(
+    row="a pair",
+    trainers="RewardTrainer",
+    unit="pairs",
+    columns=_PAIR
+    | {
+        "margin": Column(
+            kind="number", present="all", meaning="score of chosen minus score of rejected; RewardTrainer demands it as a gap"
+        ),
+        "pair_id": _ID,
+    }
+    | CONTEXT,
+    needs={"pairs": _NEEDED},
+    keys=_KEYS,
+    rows=_ROWS.format(scores="margin"),
+)
+"""`RewardTrainer` subtracts `margin` inside its loss, and a null there fails: the column is left out unless every pair has one."""

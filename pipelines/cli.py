@@ -1,0 +1,21 @@
+"""The `pairmill` command. Commands live in `pipelines/commands/`; heavy imports happen inside them, so that help is instant."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import click
+
+from pipelines.commands import datasets, doctor, running
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("pairmill"), prog_name="pairmill")
+def main() -> None:
+    """A factory for preference data: sample, judge, pair, gate, publish, hand off."""
+
+
+for command in (*running.COMMANDS, *datasets.COMMANDS, *doctor.COMMANDS):
+    main.add_command(command)
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""How commands print: tables for people, JSON for programs, one line for a user's mistake."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from curators.errors import CurationError
+from storage.errors import StorageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
+
+
+def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """A user's mistake is one clear line on standard error and exit code 1; anything else is a bug and keeps its traceback."""
+
+    @wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (CurationError, StorageError) as error:
+            click.echo(f"pairmill: {error}", err=True)
+            sys.exit(1)
+
+    return guarded
+
+
+def print_json(value: Any) -> None:
+    option = orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0
+    click.echo(orjson.dumps(value, option=option | orjson.OPT_NON_STR_KEYS, default=str).decode())
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str = "nothing there") -> None:
+    """A list of like mappings as a table, or as a JSON list."""
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in rows[0]:
+        numeric = isinstance(rows[0][column], (int, float)) and not isinstance(rows[0][column], bool)
+        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell(value)) for value in row.values()))
+    console().print(table)
+
+
+def console() -> Console:
+    """Standard output; wide where it is a file, so that rows stay lines."""
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def cell(value: Any) -> str:
+    """One value as a person reads it: nulls as a dash, shares with three digits, lists joined."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value)) or "-"
+    return str(value)

@@ -1,0 +1,107 @@
+"""Commands that do work: run, import, serve."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from curators.errors import ConfigError
+from pipelines.commands.datasets import lake_option
+from pipelines.commands.output import one_line_errors
+from pipelines.config import FLOW_CONFIGS
+from pipelines.config_files import load_config, validated
+
+FLOWS = {"curate": "pipelines.flows.curate", "train": "pipelines.flows.train", "import": "pipelines.flows.importing"}
+EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "refused": 3, "empty": 3}
+"""By outcome: 0 something is there to use, 3 the gates refused it or nothing came of it, 1 a mistake or a fault, 2 wrong usage."""
+
+
+def run_flow(flow: str, config: Any) -> dict[str, Any]:
+    """Run one flow in this process against the Prefect server that answers, else against one started for it."""
+    from pipelines.server import prefect_server
+
+    with prefect_server(config.lake_root) as api_url:
+        click.echo(f"Prefect: {api_url.removesuffix('/api')}", err=True)
+        module = importlib.import_module(FLOWS[flow])
+        _hush_console()
+        outcome: dict[str, Any] = asyncio.run(module.FLOW(config))
+        return outcome
+
+
+def _hush_console() -> None:
+    """Leave runs' own log lines to the Prefect UI: on a terminal the progress display and the one-line error speak for them."""
+    own = ("prefect.flow_runs", "prefect.task_runs")
+    for handler in logging.getLogger().handlers:
+        if "Console" in type(handler).__name__:
+            handler.addFilter(
+                lambda record: record.name == "prefect.engine" or (record.levelno >= logging.ERROR and not record.name.startswith(own))
+            )
+
+
+def finish(outcome: dict[str, Any]) -> None:
+    """The last line of standard output is one JSON object; the exit code says how it went."""
+    sys.stderr.flush()
+    click.echo(orjson.dumps(outcome, default=str).decode())
+    sys.exit(EXIT_CODES.get(outcome["outcome"], 1))
+
+
+@click.command()
+@click.argument("flow", type=click.Choice(sorted(FLOW_CONFIGS)))
+@click.option("--config", "file", help="YAML file with the flow's configuration.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One value, such as sampling.n=8; may be repeated.")
+@one_line_errors
+def run(flow: str, file: str | None, assignments: tuple[str, ...]) -> None:
+    """Run one flow here, now. The last line is one JSON object; exit code 0 published, 3 refused by a gate, 1 failed."""
+    sys.path.insert(0, str(Path.cwd()))  # a user's verifier is a module beside the configuration
+    finish(run_flow(flow, load_config(flow, file, assignments)))
+
+
+@click.command(name="import")
+@click.argument("files", nargs=-1, required=True)
+@click.option("--as", "name", required=True, help="Name of the dataset.")
+@click.option("--map", "columns", multiple=True, metavar="TARGET=SOURCE", help="Where a column comes from; see docs/import.md.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other value of the import flow's configuration.")
+@lake_option
+@one_line_errors
+def import_files(files: tuple[str, ...], name: str, columns: tuple[str, ...], assignments: tuple[str, ...], lake: str) -> None:
+    """Bring existing preference data in: jsonl, parquet, csv (plain or .gz), or a local Hugging Face dataset."""
+    if wrong := [column for column in columns if "=" not in column]:
+        raise ConfigError(f"--map {wrong[0]!r}: must be TARGET=SOURCE, such as prompt=instruction")
+    given = load_config("import", None, [f"files={list(files)!r}", f"dataset={name}", f"lake={lake}", *assignments])
+    mapped = {**given.model_dump(), "columns": dict(column.split("=", 1) for column in columns)}
+    finish(run_flow("import", validated(FLOW_CONFIGS["import"], mapped)))
+
+
+@click.command()
+@click.option("--file", help="Deployment file; default ./flows.yaml, else the one that ships with Pairmill.")
+@click.option("--port", type=int, default=4200, show_default=True)
+@click.option("--limit", type=int, default=2, show_default=True, help="Flow runs at a time.")
+@lake_option
+@one_line_errors
+def serve(file: str | None, port: int, limit: int, lake: str) -> None:
+    """Prefect server, every deployment of flows.yaml and a worker that runs them, until Ctrl-C."""
+    from pipelines.serving import deployments, serving
+
+    with serving(Path(lake), file=file, port=port, limit=limit) as up:
+        click.echo(f"UI:     {up.ui_url}\nworker: {up.worker_log}\nlake:   {Path(lake).absolute()}")
+        for deployment in deployments(up.api_url):
+            click.echo(f"  {deployment['name']:<28} next run: {deployment['next_run'] or 'when triggered or asked for'}")
+        click.echo("Ctrl-C stops the server and the worker.")
+        try:
+            while up.worker.poll() is None:
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            click.echo("stopping …")
+        else:
+            raise ConfigError(f"the worker ended with exit code {up.worker.returncode}; see {up.worker_log}")
+
+
+COMMANDS = (run, import_files, serve)

@@ -1,0 +1,188 @@
+"""Configuration: one frozen root model per flow, the only pydantic and the only place that reads the environment.
+
+A flow's signature is its configuration, so that the Prefect UI draws the form, `flows.yaml` carries the values, and an unknown
+key, however deep, is refused before anything runs. Paths are relative to the working directory of the run.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+DATASET_NAME = r"^[a-z0-9][a-z0-9_-]*$"
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _spec(value: Any) -> Any:
+    return {"engine": value} if isinstance(value, str) else value
+
+
+class EngineConfig(Strict):
+    """Which model answers, and how it is reached. A bare string is the spec."""
+
+    engine: str = Field(description="hf:PATH, openai:MODEL@http://host:port/v1[,http://…], replay:FILE, checkpoint:NAME[@VERSION]")
+    max_concurrency: int = Field(64, ge=1, description="requests in flight (openai:) or rows in the batch (hf:)")
+    timeout_s: float = Field(300, gt=0)
+    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
+    prompt_usd: float | None = Field(None, ge=0, description="price of a million prompt tokens; null: unknown")
+    completion_usd: float | None = Field(None, ge=0, description="price of a million completion tokens; null: unknown")
+    share_requests: bool = Field(True, description="ask for all samples of a prompt in one request (n), where the server can")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = Field(None, ge=1, description="CPU threads of an hf: engine; null: torch's default")
+
+
+EngineField = Annotated[EngineConfig, BeforeValidator(_spec)]
+
+
+class SamplingConfig(Strict):
+    n: int = Field(4, ge=1, description="generations per prompt")
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(512, ge=1)
+    stop: tuple[str, ...] = ()
+    use_truncated: bool = Field(False, description="may an answer cut off by max_tokens become part of a pair?")
+
+
+class JudgeConfig(EngineConfig):
+    """A model judge. `channel` auto: option log-probabilities for a rubric that asks for a letter, else text."""
+
+    rubric: str = Field("pairwise", description="a shipped rubric's name or the path of a .md file; it names the protocol")
+    channel: Literal["auto", "options", "text"] = "auto"
+    votes: int = Field(1, ge=1)
+    both_orders: bool = True
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(4096, ge=1)
+
+
+class PairsConfig(Strict):
+    policy: Literal["best_vs_worst", "best_vs_random", "all_pairs"] = "best_vs_worst"
+    min_margin: float = Field(0.0, ge=0, description="smallest score difference of a pair")
+    max_per_prompt: int | None = Field(None, ge=1)
+    test_share: float = Field(0.1, ge=0, lt=1, description="share of prompts, by hash of their id")
+
+
+class GatesConfig(Strict):
+    """Bounds that a candidate must meet to be published; null switches a gate off."""
+
+    min_pairs: int | None = 1
+    max_duplicate_share: float | None = Field(0.05, ge=0, le=1)
+    max_longer_chosen_share: float | None = Field(None, ge=0, le=1)
+    min_on_policy_share: float | None = Field(None, ge=0, le=1)
+    max_unscored_share: float | None = Field(0.5, ge=0, le=1)
+    min_judge_agreement: float | None = Field(None, ge=0, le=1, description="with the gold verifier, on decidable pairs")
+    max_judge_inconsistent_share: float | None = Field(0.5, ge=0, le=1)
+    max_judge_first_deviation: float | None = Field(None, ge=0, le=0.5, description="|share of verdicts for the first shown - 1/2|")
+
+
+class CapsConfig(Strict):
+    """Where a run ends with what there is. Replies from the ledger are free."""
+
+    calls: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1)
+    usd: float | None = Field(None, gt=0)
+    seconds: float | None = Field(None, gt=0)
+
+
+class RunConfig(Strict):
+    dataset: str = Field(pattern=DATASET_NAME, description="name of the dataset to publish")
+    lake: str | None = Field(None, description="directory of the lake; null: PAIRMILL_LAKE, else ./lake")
+    tag: str | None = Field(None, description="tag to move to the published version, such as prod")
+    author: str | None = Field(None, description="null: the user's login name")
+    pairs: PairsConfig = PairsConfig()
+    gates: GatesConfig = GatesConfig()
+
+    @property
+    def lake_root(self) -> Path:
+        return Path(self.lake or default_lake())
+
+
+class CurateConfig(RunConfig):
+    """prompts → generations → judgments → verdicts → pairs → gates → a published version."""
+
+    prompts: str = Field(description="a .jsonl[.gz], .parquet or .csv file with `prompt` or `messages`, and `reference` where there is one")
+    limit: int | None = Field(None, ge=1, description="take the first rows only")
+    policy: EngineField
+    sampling: SamplingConfig = SamplingConfig()
+    judge: JudgeField | None = Field(None, description="a model judge; null: the verifier labels")
+    verifier: str | None = Field(
+        None, description="a shipped check or module:function; the label maker without a judge, else the judge's gold"
+    )
+    seed: int | Literal["scheduled-date"] = 0
+    shard_prompts: int = Field(256, ge=1, description="prompts of one task")
+    concurrent_shards: int = Field(4, ge=1)
+    caps: CapsConfig = CapsConfig()
+
+    @model_validator(mode="after")
+    def _someone_labels(self) -> CurateConfig:
+        if self.judge is None and self.verifier is None:
+            raise ValueError("nobody labels: give `judge` (an engine spec), `verifier` (a check or module:function), or both")
+        return self
+
+
+class ImportConfig(RunConfig):
+    """existing preference data → facts → verdicts → pairs → gates → a published version."""
+
+    files: tuple[str, ...] = Field(min_length=1)
+    columns: dict[str, str] = Field(default_factory=dict, description="target = source; see docs/import.md")
+    source: str | None = Field(None, description="who wrote and judged the rows; null: the dataset's name")
+    limit: int | None = Field(None, ge=1)
+
+
+class EvaluationConfig(Strict):
+    prompts: str
+    verifier: str
+    n_prompts: int = Field(400, ge=2)
+    n: int = Field(4, ge=1)
+    temperature: float = Field(1.0, ge=0)
+    max_tokens: int = Field(512, ge=1)
+    seed: int = 1
+
+
+class TrainConfig(Strict):
+    """a published version → hand-off → trainer → evaluation before and after → a registered checkpoint."""
+
+    dataset: str = Field(description="NAME, NAME@VERSION or NAME@TAG")
+    lake: str | None = None
+    policy: EngineField | None = Field(None, description="the model to train; null: the policy that the version was sampled from")
+    view: str = "dpo"
+    form: Literal["conversational", "standard"] = "conversational"
+    handoff_format: Literal["duckdb", "parquet", "jsonl"] = "duckdb"
+    command: str | None = Field(
+        None, description="a trainer of your own, with {handoff}, {policy}, {out} and {params}; null: the built-in DPO job"
+    )
+    params: dict[str, Any] = Field(default_factory=dict, description="passed to the trainer as JSON")
+    timeout_s: float = Field(86_400, gt=0)
+    checkpoint: str | None = Field(None, pattern=DATASET_NAME, description="name in the checkpoint registry; null: the dataset's name")
+    evaluation: EvaluationConfig | None = None
+
+    @property
+    def lake_root(self) -> Path:
+        return Path(self.lake or default_lake())
+
+
+JudgeField = Annotated[JudgeConfig, BeforeValidator(_spec)]
+CurateConfig.model_rebuild()
+
+FLOW_CONFIGS: dict[str, type[BaseModel]] = {"curate": CurateConfig, "train": TrainConfig, "import": ImportConfig}
+
+
+def default_lake() -> str:
+    """Where the lake is: PAIRMILL_LAKE, else ./lake."""
+    return os.environ.get("PAIRMILL_LAKE") or "lake"
+
+
+def login_name() -> str:
+    """Who publishes: PAIRMILL_AUTHOR, else the login name."""
+    return os.environ.get("PAIRMILL_AUTHOR") or getpass.getuser()
+
+
+def api_key(engine: EngineConfig) -> str | None:
+    """The secret that an engine's `api_key_env` names; null where none is configured."""
+    return os.environ.get(engine.api_key_env) if engine.api_key_env else None

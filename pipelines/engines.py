@@ -1,0 +1,62 @@
+"""From an engine's configuration to an engine that pays once: spec, price and key in, ledger and budget around it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from curators.engines import open_engine
+from curators.engines.base import Engine
+from curators.engines.budget import Budget
+from curators.engines.cached import CachedEngine
+from curators.engines.ledger import Ledger
+from curators.errors import ConfigError
+from pipelines.config import CapsConfig, EngineConfig, api_key
+from storage.checkpoints import resolve_checkpoint
+
+OPTIONS = ("max_concurrency", "timeout_s", "prompt_usd", "completion_usd", "share_requests", "dtype", "threads", "api_key_env")
+
+
+def concrete_spec(engine: EngineConfig, lake_root: Path) -> str:
+    """The spec with `checkpoint:NAME[@VERSION|TAG]` replaced by the directory that it means today."""
+    if not engine.engine.startswith("checkpoint:"):
+        return engine.engine
+    return f"hf:{resolve_checkpoint(lake_root, engine.engine.removeprefix('checkpoint:')).path}"
+
+
+def connect(engine: EngineConfig, lake_root: Path) -> Engine:
+    """Open the bare engine: no ledger, no budget."""
+    spec = concrete_spec(engine, lake_root)
+    if engine.api_key_env and not api_key(engine):
+        raise ConfigError(f"{spec}: the environment variable {engine.api_key_env} is empty or not set")
+    given = {name: getattr(engine, name) for name in OPTIONS if getattr(engine, name) is not None}
+    return open_engine(spec, options={**given, "api_key": api_key(engine)})
+
+
+def budget(caps: CapsConfig, engines: list[EngineConfig]) -> Budget:
+    """One budget for the whole run. A cap on money without a price is refused before anything is sent."""
+    unpriced = [e.engine for e in engines if e.prompt_usd is None or e.completion_usd is None]
+    if caps.usd is not None and unpriced:
+        raise ConfigError(f"caps.usd is {caps.usd} but {unpriced} have no price: set prompt_usd and completion_usd")
+    return Budget(max_calls=caps.calls, max_tokens=caps.tokens, max_usd=caps.usd, max_seconds=caps.seconds)
+
+
+@asynccontextmanager
+async def engines_open(
+    configs: dict[str, EngineConfig], lake_root: Path, *, ledger: Ledger, spend: Budget | None, run_id: str
+) -> AsyncIterator[dict[str, Engine]]:
+    """One cached engine a role; roles with the same spec share one engine, and so one model and one concurrency limit."""
+    by_spec: dict[str, Engine] = {}
+    roles: dict[str, Engine] = {}
+    try:
+        for role, config in configs.items():
+            spec = concrete_spec(config, lake_root)
+            if spec not in by_spec:
+                bare = await asyncio.to_thread(connect, config, lake_root)
+                by_spec[spec] = CachedEngine(bare, ledger, budget=spend, run_id=run_id)
+            roles[role] = by_spec[spec]
+        yield roles
+    finally:
+        await asyncio.gather(*(engine.aclose() for engine in by_spec.values()))

@@ -1,0 +1,34 @@
+"""What a run is judged by, in one place for the manifest, the UI and the last line of the command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from curators.funnel import Funnel, to_frame
+from curators.gates import GateResult, refusal
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """What a run is judged by: its funnels in order of stage, judge health, gate results, and counts."""
+
+    funnels: list[Funnel] = field(default_factory=list)
+    health: dict[str, Any] | None = None
+    gates: list[GateResult] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    on_policy_share: float | None = None
+
+    @property
+    def funnel_rows(self) -> list[dict[str, Any]]:
+        return to_frame(self.funnels).to_dicts()
+
+    @property
+    def health_rows(self) -> list[dict[str, Any]]:
+        """The shares of the judge's health, one a row, with counts and 95 % intervals."""
+        shares = {name: value for name, value in (self.health or {}).items() if isinstance(value, dict) and "share" in value}
+        return [{"figure": name, **value} for name, value in shares.items()]
+
+    @property
+    def refusal(self) -> str | None:
+        return refusal(self.gates)

@@ -1,0 +1,32 @@
+"""Flow `curate`: prompts → generations → judgments → verdicts → pairs → gates → a published version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from pipelines import tasks
+from pipelines.config import CurateConfig
+from pipelines.curation import annotated, curation
+
+
+@flow(name="curate", flow_run_name="curate {config.dataset}", retries=0, persist_result=False)
+async def curate(config: CurateConfig) -> dict[str, Any]:
+    """Sample a policy, judge what it wrote, and publish the pairs that pass the gates.
+
+    The same configuration and seed is the same run: once it is published it answers with its version, and a killed one repeats only the
+    calls that were in flight.
+    """
+    async with curation(config) as run:
+        if run.release is not None:
+            return run.outcome("reused")
+        await tasks.read_prompts(run.key)
+        await annotated(run)
+        await tasks.build_candidate(run.key)
+        await tasks.show_figures(run.key)
+        await tasks.publish_candidate(run.key)
+        return run.outcome()
+
+
+FLOW = curate

@@ -1,0 +1,69 @@
+"""An import from its configuration to a candidate: files read, columns mapped, recorded judgments turned into pairs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from curators.errors import ConfigError
+from curators.funnel import count_states
+from curators.importing import import_facts
+from curators.judging.verdicts import VerdictConfig
+from curators.pairs import PairConfig
+from pipelines.candidates import Facts, decide
+from pipelines.config import ImportConfig
+from pipelines.runs import RUNS, Run, file_digest, run_key
+from storage import find_by_commit, open_lake
+from storage.files import read_rows
+
+
+@asynccontextmanager
+async def importation(config: ImportConfig) -> AsyncIterator[Run]:
+    """The open run of an import, registered under its key."""
+    for file in config.files:
+        if not Path(file).exists():
+            raise ConfigError(f"import: no such file or directory {file!r}")
+    key = await asyncio.to_thread(lambda: run_key("import", config, seed=0, fingerprints={}, inputs=_inputs(config)))
+    with await asyncio.to_thread(open_lake, config.lake_root) as lake:
+        run = Run(key=key, kind="import", config=config, lake=lake, directory=lake.root / "runs" / key)
+        run.directory.mkdir(parents=True, exist_ok=True)
+        run.release = await asyncio.to_thread(find_by_commit, lake, key)
+        RUNS[key] = run
+        try:
+            yield run
+        finally:
+            del RUNS[key]
+
+
+def _inputs(config: ImportConfig) -> dict[str, str]:
+    """sha256 by name of every file, a directory's one by one."""
+    files = [p for given in config.files for p in (sorted(Path(given).rglob("*")) if Path(given).is_dir() else [Path(given)])]
+    return {file.name: file_digest(file) for file in files if file.is_file()}
+
+
+def import_candidate(run: Run) -> dict[str, Any]:
+    """Files → facts → pairs. A list of scored answers gives pairs by the configured policy, a recorded pair is taken as it is."""
+    config = run.config
+    assert isinstance(config, ImportConfig)
+    files = {Path(file).name: islice(read_rows(file), config.limit) for file in config.files}
+    found = import_facts(files, name=config.source or config.dataset, columns=config.columns or None)
+    run.write("prompts", found.prompts)
+    run.write("00000.generations", found.generations)
+    run.write("00000.judgments", found.judgments)
+    run.figures.funnels = [found.funnel, count_states(found.judgments, stage="judgments", unit="recorded")]
+    recorded = bool((found.judgments["protocol"] == "pairwise").any())
+    pairing = PairConfig(
+        pair_policy="recorded" if recorded else config.pairs.policy,
+        min_margin=config.pairs.min_margin,
+        max_per_prompt=config.pairs.max_per_prompt,
+        test_share=config.pairs.test_share,
+    )
+    facts = Facts(found.prompts.filter(pl.col("state") == "ok"), found.generations, found.judgments, None)
+    counts = decide(run, facts, pairing, VerdictConfig())
+    return {**counts, "layouts": {file: layout.layout for file, layout in found.layouts.items()}, "notes": dict(found.notes)}

@@ -1,0 +1,80 @@
+"""The report's pictures, as inline SVG that follows the page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")  # no display, and text stays text
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+KEPT, DROPPED, CHOSEN, REJECTED = "#3b7a57", "#c8553d", "#3b7a57", "#c8553d"
+PLAIN: Any = {"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "pairmill"}
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    with plt.rc_context(PLAIN):
+        return plt.subplots(figsize=(width, height), layout="constrained")
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an `<svg>` element; black becomes `currentColor`, so that dark pages stay readable."""
+    with plt.rc_context(PLAIN):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        plt.close(figure)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"(fill|stroke): ?#000000", r"\1: currentColor", text)
+    return text.replace('<text style="', '<text style="fill: currentColor; ')
+
+
+def funnel_chart(funnel: Sequence[dict[str, Any]]) -> str:
+    """One bar a stage: kept, then dropped, with the counts."""
+    figure, axes = _axes(8.0, 0.45 * len(funnel) + 0.4)
+    names = [f"{stage['stage']} ({stage['unit']})" for stage in funnel]
+    shares = [stage["n_kept"] / max(stage["n_in"], 1) for stage in funnel]
+    axes.barh(names, shares, color=KEPT)
+    axes.barh(names, [1 - share for share in shares], left=shares, color=DROPPED, alpha=0.6)
+    for i, stage in enumerate(funnel):
+        axes.text(1.01, i, f"{stage['n_kept']:,} of {stage['n_in']:,}", va="center")
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axes.invert_yaxis()
+    return svg(figure)
+
+
+def histogram(values: Mapping[str, Sequence[float]], label: str) -> str:
+    """Distributions on common bins; one series is drawn filled, two as outlines over each other."""
+    figure, axes = _axes(4.6, 2.6)
+    everything = [value for series in values.values() for value in series]
+    low, high = min(everything), max(everything)
+    bins = [low + (high - low or 1) * i / 24 for i in range(25)]
+    for colour, (name, series) in zip((CHOSEN, REJECTED), values.items(), strict=False):
+        axes.hist(series, bins=bins, color=colour, alpha=0.55, label=name)
+    axes.set_xlabel(label)
+    axes.set_ylabel("pairs")
+    if len(values) > 1:
+        axes.legend(frameon=False)
+    return svg(figure)
+
+
+def health_chart(rows: Sequence[dict[str, Any]]) -> str:
+    """The judge's shares with their 95 % intervals."""
+    figure, axes = _axes(6.4, 0.38 * len(rows) + 0.5)
+    for i, row in enumerate(rows):
+        axes.plot([row["low"], row["high"]], [i, i], color=KEPT, linewidth=2)
+        axes.plot([row["share"]], [i], "o", color=KEPT)
+        axes.text(1.02, i, f"{row['share']:.1%} of {row['n']:,}", va="center")
+    axes.axvline(0.5, color="#888888", linewidth=0.7, linestyle=":")
+    axes.set_yticks(range(len(rows)), [row["figure"].replace("_", " ") for row in rows])
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    return svg(figure)

@@ -1,0 +1,159 @@
+"""The page: what the version is, how it came about, whether its judge can be believed, and some of its rows.
+
+Everything comes from the frozen copy and its manifest, so that a report can be made of any version at any time. Every text
+is escaped: candidates are written by models, and a page must show their markup and never run it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines.report.charts import funnel_chart, health_chart, histogram
+from storage import Release
+
+EXAMPLES = 5
+
+
+def write_report(release: Release, to: Path) -> Path:
+    """Write the page of a version; returns the file. No script, no font, no picture from elsewhere."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    draft = to.with_name(f".{to.name}.{os.getpid()}")
+    draft.write_text(build_report(release), encoding="utf-8")
+    draft.replace(to)
+    return to
+
+
+def build_report(release: Release) -> str:
+    """The whole page as text."""
+    manifest = release.manifest
+    pairs = pl.read_parquet(release.frozen / "pairs.parquet")
+    sections = [
+        _head(release),
+        _section("Funnel", funnel_chart(manifest["funnel"]) + _funnel_table(manifest["funnel"])),
+        _section("Gates", _gates(manifest["gates"])),
+        _section("Judge", _health(manifest.get("health"))),
+        _section("Pairs", _distributions(pairs)),
+        _section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
+    ]
+    style = (resources.files("pipelines.report") / "style.css").read_text(encoding="utf-8")
+    head = f'<meta charset="utf-8"><title>{escape(release.ref)}</title><style>{style}</style>'
+    return f'<!doctype html><html lang="en">{head}<body>{"".join(sections)}</body></html>'
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{title}</h2>{body}"
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return f'<td class="{"yes" if value else "no"}">{"passed" if value else "failed"}</td>'
+    if isinstance(value, int | float):
+        return f'<td class="n">{value:,.4g}</td>' if isinstance(value, float) else f'<td class="n">{value:,}</td>'
+    return f"<td>{escape('-' if value is None else str(value))}</td>"
+
+
+def _head(release: Release) -> str:
+    manifest = release.manifest
+    capped = f"<p class=no>Ended early by a cap: {escape(str(manifest['capped']))}.</p>" if manifest.get("capped") else ""
+    rows = [
+        ("pairs", manifest["counts"]["pairs"]),
+        ("policy", f"{manifest.get('policy_spec') or '-'}  {manifest.get('policy') or ''}"),
+        ("judge", manifest.get("judge") or (manifest.get("health") or {}).get("judge")),
+        ("on-policy share", manifest.get("on_policy_share")),
+        ("seed", str(manifest.get("seed"))),
+        ("digest", release.digest),
+        ("code", str(manifest.get("code_digest"))[:16]),
+    ]
+    when = f"{escape(release.created_at)} by {escape(release.author)}"
+    return f"<h1>{escape(release.ref)}</h1><p class=meta>{when}</p>{capped}{_table(('', ''), rows)}"
+
+
+def _funnel_table(funnel: list[dict[str, Any]]) -> str:
+    return _table(
+        ("stage", "unit", "in", "kept", "dropped by reason"),
+        (
+            (s["stage"], s["unit"], s["n_in"], s["n_kept"], ", ".join(f"{n:,} {why}" for why, n in s["dropped"].items()) or None)
+            for s in funnel
+        ),
+    )
+
+
+def _gates(gates: list[dict[str, Any]]) -> str:
+    return _table(
+        ("gate", "", "figure", "bound", "detail"), ((g["name"], g["passed"], g["figure"], g["bound"], g["detail"]) for g in gates)
+    )
+
+
+def _health(health: Mapping[str, Any] | None) -> str:
+    if not health:
+        return "<p>No judge ran: the labels came with the data.</p>"
+    shares = [{"figure": k, **v} for k, v in health.items() if isinstance(v, dict) and v.get("share") is not None]
+    states = ", ".join(f"{n:,} {state}" for state, n in health["states"].items())
+    line = f"<p>{escape(str(health['judge']))}: {health['n_judgments']:,} judgments ({escape(states)})</p>"
+    return line + (health_chart(shares) if shares else "")
+
+
+def _distributions(pairs: pl.DataFrame) -> str:
+    if pairs.is_empty():
+        return "<p>There are none.</p>"
+    lengths = {side: pairs[side].str.len_chars().to_list() for side in ("chosen", "rejected")}
+    charts = [histogram(lengths, "characters of the turn")]
+    if margins := pairs["margin"].drop_nulls().to_list():
+        charts.append(histogram({"margin": margins}, "margin (score of chosen − score of rejected)"))
+    splits = _table(
+        ("split", "pairs", "prompts"), pairs.group_by("split").agg(pl.len(), pl.col("prompt_id").n_unique().alias("n")).sort("split").rows()
+    )
+    return f'<div class="row">{"".join(charts)}</div>{splits}'
+
+
+def _examples(pairs: pl.DataFrame) -> list[dict[str, Any]]:
+    """Pairs from over the whole range of margins, the same ones for the same version."""
+    ordered = pairs.sort("margin", "pair_id", nulls_last=True)
+    places = {round(i * (ordered.height - 1) / max(EXAMPLES - 1, 1)) for i in range(EXAMPLES)} if ordered.height else set()
+    return [ordered.row(place, named=True) for place in sorted(places)]
+
+
+def _example(pair: Mapping[str, Any], release: Release) -> str:
+    critiques = (
+        pl.scan_parquet(release.frozen / "judgments.parquet")
+        .filter(pl.col("generation_ids").list.contains(pair["chosen_id"]) & pl.col("generation_ids").list.contains(pair["rejected_id"]))
+        .sort("order", "vote", "attempt")
+        .collect()
+    )
+    behind = "".join(
+        f"<p class=meta>order {row['order']}, first shown is {'chosen' if row['generation_ids'][0] == pair['chosen_id'] else 'rejected'}: "
+        f"{escape(row['label'] or row['state'])}</p><pre>{escape(row['raw'] or '')}</pre>"
+        for row in critiques.iter_rows(named=True)
+    )
+    judged = f"<details><summary>what the judge wrote</summary>{behind}</details>" if behind else ""
+    margin = "unknown" if pair["margin"] is None else f"{pair['margin']:.3g}"
+    about = f"<p class=meta>{escape(pair['pair_id'])} · margin {margin} · {escape(pair['split'])}</p>"
+    return (
+        f'<div class="pair">{about}<pre>{_turns(pair["prompt"])}</pre>'
+        f'<div class="sides"><div class="chosen"><p class=meta>chosen</p><pre>{_turns(pair["chosen"])}</pre></div>'
+        f'<div class="rejected"><p class=meta>rejected</p><pre>{_turns(pair["rejected"])}</pre></div></div>{judged}</div>'
+    )
+
+
+def _turns(messages: str) -> str:
+    """Chat turns as text: one turn bare, several under their roles; what is not text as JSON."""
+    turns = json.loads(messages)
+    texts = [
+        t["content"] if isinstance(t.get("content"), str) and set(t) <= {"role", "content"} else json.dumps(t, ensure_ascii=False)
+        for t in turns
+    ]
+    return escape(texts[0] if len(turns) == 1 else "\n\n".join(f"[{t['role']}]\n{text}" for t, text in zip(turns, texts, strict=True)))

@@ -1,0 +1,169 @@
+"""A run: one configuration with its engines' fingerprints and its seed, under one key.
+
+The key decides everything: the same key is the same run, so a published run answers at once, and a killed one finds its calls in
+the ledger and its directory where it left it. Tasks exchange the key; frames wait in the run's directory as Parquet.
+
+    <lake>/runs/<key>/{run.json, prompts.parquet, 0000.generations.parquet, 0000.judgments.parquet, …, pairs.parquet, outcome.json}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+from prefect.runtime import flow_run
+
+from curators.engines.base import Engine, digest
+from curators.engines.budget import Budget
+from pipelines.config import CurateConfig, ImportConfig
+from pipelines.figures import Figures
+from storage import Lake, Release
+from storage.calls import CallLedger
+
+# What decides a run. Where the lake lies, how fast it may go, who runs it and which tag moves do not change one row.
+NOT_IN_KEY = {"lake", "author", "tag", "shard_prompts", "concurrent_shards"}
+NOT_IN_ENGINE_KEY = {"engine", "max_concurrency", "timeout_s", "api_key_env", "prompt_usd", "completion_usd", "threads"}
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What the tasks of one flow run share in this process. Only `key` and `directory` mean anything elsewhere."""
+
+    key: str
+    kind: str
+    config: CurateConfig | ImportConfig
+    lake: Lake
+    directory: Path
+    seed: int = 0
+    engines: Mapping[str, Engine] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    budget: Budget | None = None
+    ledger: CallLedger | None = None
+    session: str = ""  # names this process's calls in the ledger
+    release: Release | None = None
+    figures: Figures = field(default_factory=Figures)
+    done: int = 0
+    on_advance: Callable[[int], None] | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def capped(self) -> str | None:
+        """Which cap ended the run early, or null."""
+        return self.budget.exhausted if self.budget is not None else None
+
+    def outcome(self, outcome: str | None = None) -> dict[str, Any]:
+        """What the run came to, as JSON: the last line of `pairmill run`."""
+        release, figures = self.release, self.figures
+        state = outcome or ("published" if release and not release.reused else "reused" if release else "refused")
+        found = release.manifest if release is not None else {}
+        return {
+            "outcome": state,
+            "dataset": self.config.dataset,
+            "version": release.version if release else None,
+            "digest": release.digest if release else None,
+            "capped": self.capped or found.get("capped"),
+            "counts": figures.counts or found.get("counts"),
+            "funnel": [funnel.as_dict() for funnel in figures.funnels] or found.get("funnel"),
+            "gates": [gate.as_dict() for gate in figures.gates] or found.get("gates"),
+            "refusal": figures.refusal,
+            "health": figures.health or found.get("health"),
+            "calls": self.calls(),
+            "seconds": round(time.monotonic() - self.started, 2),
+            "run_key": self.key,
+        }
+
+    def calls(self) -> dict[str, Any] | None:
+        """What this run asked of its engines: samples kept, ledger hits, requests, tokens, dollars."""
+        return self.ledger.summary(run_id=self.session) if self.ledger is not None else None
+
+    def advance(self) -> None:
+        """One more prompt is through."""
+        self.done += 1
+        if self.on_advance is not None:
+            self.on_advance(self.done)
+
+    def path(self, name: str) -> Path:
+        return self.directory / name
+
+    def write(self, name: str, frame: pl.DataFrame) -> None:
+        """Whole or not at all: a killed run leaves no torn file behind."""
+        target = self.path(f"{name}.parquet")
+        draft = target.with_suffix(f".{os.getpid()}.tmp")
+        frame.write_parquet(draft, compression="zstd", compression_level=1)
+        draft.replace(target)
+
+    def read(self, name: str) -> pl.DataFrame:
+        return pl.read_parquet(self.path(f"{name}.parquet"))
+
+    def read_shards(self, name: str, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+        """The shards' frames of one kind, in order of shard; an empty frame of that schema when there are none."""
+        files = sorted(self.directory.glob(f"[0-9]*.{name}.parquet"))
+        return pl.read_parquet(files) if files else pl.DataFrame(schema=dict(schema))
+
+    def note(self, name: str, value: object) -> None:
+        draft = self.path(f"{name}.{os.getpid()}.tmp")
+        draft.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+        draft.replace(self.path(f"{name}.json"))
+
+
+RUNS: dict[str, Run] = {}
+"""The runs that are open in this process, by key: how a task finds its engines and its lake."""
+
+
+def run_key(
+    kind: str, config: CurateConfig | ImportConfig, *, seed: int, fingerprints: Mapping[str, str], inputs: Mapping[str, str]
+) -> str:
+    """The identity of a run: what is asked, of which models, on which inputs (name → sha256), by which code."""
+    asked = config.model_dump(mode="json", exclude=NOT_IN_KEY)
+    for role in fingerprints:
+        asked[role] = {k: v for k, v in asked[role].items() if k not in NOT_IN_ENGINE_KEY}
+    return digest(kind, asked, seed, dict(fingerprints), dict(inputs), code_digest(), size=12)
+
+
+@cache
+def code_digest() -> str:
+    """sha256 over the source of `curators`: code decides rows, so another code is another run (its calls stay paid)."""
+    found = hashlib.sha256()
+    root = Path(str(resources.files("curators")))
+    for path in sorted(root.rglob("*")):
+        if path.suffix in {".py", ".md"}:
+            found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def resolved_seed(config: CurateConfig) -> int:
+    """The seed itself, or the scheduled date as YYYYMMDD: every night samples anew, a rerun of a night does not."""
+    if config.seed != "scheduled-date":
+        return config.seed
+    scheduled = flow_run.scheduled_start_time
+    return int(f"{scheduled:%Y%m%d}") if scheduled is not None else int(time.strftime("%Y%m%d"))
+
+
+def first_resolution(lake_root: Path, question: str, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What a floating name (`checkpoint:x@prod`) meant when this question was first asked; the first asker writes it."""
+    path = lake_root / "runs" / "resolved" / f"{question}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    draft.write_bytes(orjson.dumps(answer))
+    try:
+        os.link(draft, path)  # unlike rename, link fails when another run was first
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+    found: dict[str, Any] = orjson.loads(path.read_bytes())
+    return found

@@ -1,0 +1,113 @@
+"""A real Prefect server: the one that answers, else one started on loopback and stopped by its process id.
+
+Never the ephemeral server: four of them at once all fail, and each costs a flow 8 to 15 s. The server's home is
+`<lake>/prefect`, so that the history stays with the data, and mode 0700, because its database holds the key of its own secrets.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage.errors import StorageError
+
+# Two telemetries: the server's heartbeat and the client's events. Both stay off.
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default, cloudpickle, makes reading a shared result store run code
+    "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+    "PREFECT_CLI_PROMPT": "false",
+}
+START_S = 120.0
+
+
+def answers(api_url: str, timeout_s: float = 2.0) -> bool:
+    """Does a Prefect server answer there?"""
+    try:
+        with urllib.request.urlopen(f"{api_url.rstrip('/')}/health", timeout=timeout_s) as reply:
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def server_environment(home: Path, api_url: str) -> dict[str, str]:
+    return {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": api_url}
+
+
+def start_process(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """A child in its own session, so that it does not inherit an ignored SIGINT from a background shell."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+
+
+def stop_process(process: subprocess.Popen[bytes], patience_s: float = 15.0) -> None:
+    """SIGINT, then SIGTERM, then SIGKILL, each to the process's own group, and wait."""
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, sign)
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def await_server(process: subprocess.Popen[bytes], api_url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while not answers(api_url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = log.read_text(errors="replace").strip().splitlines()[-3:]
+            stop_process(process)
+            raise StorageError(f"the Prefect server did not start at {api_url}; see {log}: " + " | ".join(tail))
+        time.sleep(0.2)
+
+
+@contextmanager
+def prefect_server(lake_root: Path, *, port: int | None = None) -> Iterator[str]:
+    """The API's URL of a server that answers, for as long as the block runs.
+
+    The one at PREFECT_API_URL is used when it answers; otherwise one is started on loopback and stopped afterwards. The
+    environment of this process points at it within the block, so import `prefect` inside.
+    """
+    configured = os.environ.get("PREFECT_API_URL")
+    if configured and answers(configured):
+        os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
+        yield configured
+        return
+    home = (lake_root / "prefect").absolute()
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.chmod(0o700)
+    port = port or free_port()
+    api_url = f"http://127.0.0.1:{port}/api"
+    log = home / "server.log"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    before = {name: os.environ.get(name) for name in (*QUIET, "PREFECT_HOME", "PREFECT_API_URL")}
+    process = start_process(command, server_environment(home, api_url), log)
+    try:
+        await_server(process, api_url, log)
+        os.environ.update(server_environment(home, api_url))
+        yield api_url
+    finally:
+        stop_process(process)
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})

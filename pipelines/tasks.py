@@ -1,0 +1,150 @@
+"""The tasks of the flows: read, curate, write. They exchange run keys and shard numbers, never frames.
+
+A task costs the server about 25 ms, so there is one a shard of at least 256 model calls and one a stage, never one a row.
+Concurrency inside a shard is asyncio against the engine, which owns its limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from curators.engines.base import Engine, Sampling
+from curators.errors import EngineBusy
+from curators.judging.prompts import Rubric, load_rubric
+from curators.judging.protocol import JudgeConfig, judge_group
+from curators.sampling import gather_all, sample_prompt
+from curators.schema import GENERATIONS, JUDGMENTS, frame
+from curators.verifiers import Verifier, load_verifier, verify_group
+from pipelines import candidates, imports
+from pipelines.artifacts import show_outcome, show_table
+from pipelines.config import CurateConfig
+from pipelines.events import emit_published
+from pipelines.runs import RUNS, Run
+
+
+def _busy(task: Any, run: Any, state: Any) -> bool:
+    """Only a dead endpoint is worth another try of the task; every other failure is a row or a bug."""
+    return isinstance(state.data, EngineBusy) or "EngineBusy" in str(state.message)
+
+
+PLAIN: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+"""A task whose work lands in the run's directory or in the lake: its result is a reference and is kept nowhere else."""
+
+
+@task(
+    name="sample and judge",
+    task_run_name="sample and judge {number}",
+    retries=3,
+    retry_delay_seconds=[5, 20, 60],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_busy,
+    **PLAIN,
+)
+async def annotate_shard(key: str, number: int, start: int, stop: int) -> dict[str, int]:
+    """Sample and judge the prompts of one shard: each prompt is judged as soon as its own samples are there."""
+    run = RUNS[key]
+    prompts = run.read("prompts").filter(pl.col("state") == "ok")[start:stop]
+    annotate = Annotator(run)
+    groups = await gather_all(annotate(prompt) for prompt in prompts.iter_rows(named=True))
+    generations = [row for group, _ in groups for row in group]
+    judgments = [row for _, group in groups for row in group]
+    await asyncio.to_thread(run.write, f"{number:05d}.generations", frame(generations, GENERATIONS))
+    await asyncio.to_thread(run.write, f"{number:05d}.judgments", frame(judgments, JUDGMENTS))
+    return {"generations": len(generations), "judgments": len(judgments)}
+
+
+class Annotator:
+    """Everything that one prompt needs, resolved once a shard."""
+
+    def __init__(self, run: Run) -> None:
+        config = run.config
+        assert isinstance(config, CurateConfig)
+        self.run, self.config = run, config
+        self.policy: Engine = run.engines["policy"]
+        chosen = config.sampling
+        self.sampling = Sampling(
+            temperature=chosen.temperature, top_p=chosen.top_p, max_tokens=chosen.max_tokens, stop=chosen.stop, seed=run.seed
+        )
+        self.rubric: Rubric | None = load_rubric(config.judge.rubric) if config.judge else None
+        self.verifier: Verifier | None = load_verifier(config.verifier) if config.verifier else None
+        self.judging = judging(run, config) if config.judge else None
+
+    async def __call__(self, prompt: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        generations = await sample_prompt(prompt, self.policy, n=self.config.sampling.n, sampling=self.sampling)
+        judgments: list[dict[str, Any]] = []
+        if self.rubric is not None:
+            judgments += await judge_group(prompt, generations, self.run.engines["judge"], rubric=self.rubric, config=self.judging)
+        if self.verifier is not None:
+            judgments += await verify_group(prompt, generations, self.verifier, use_truncated=self.config.sampling.use_truncated)
+        self.run.advance()
+        return generations, judgments
+
+
+def judging(run: Run, config: CurateConfig) -> JudgeConfig:
+    """How this run's judge is asked."""
+    judge = config.judge
+    assert judge is not None
+    return JudgeConfig(
+        channel=judge.channel,
+        votes=judge.votes,
+        both_orders=judge.both_orders,
+        max_tokens=judge.max_tokens,
+        temperature=judge.temperature,
+        seed=run.seed,
+        use_truncated=config.sampling.use_truncated,
+        secret=run.lake.secret,
+    )
+
+
+@task(name="read prompts", **PLAIN)
+async def read_prompts(key: str) -> dict[str, int]:
+    """The prompt file as rows with states, duplicates marked; only the usable ones are sampled."""
+    run = RUNS[key]
+    return await asyncio.to_thread(candidates.read_prompts, run)
+
+
+@task(name="build pairs", **PLAIN)
+async def build_candidate(key: str) -> dict[str, int]:
+    """Facts → verdicts → scores → pairs, judge health and gates, in the run's directory."""
+    run = RUNS[key]
+    return await asyncio.to_thread(candidates.build, run)
+
+
+@task(name="publish", **PLAIN)
+async def publish_candidate(key: str) -> dict[str, Any]:
+    """Keep every fact; publish the pairs if the gates let them through; say so."""
+    run = RUNS[key]
+    outcome = await asyncio.to_thread(candidates.publish, run)
+    if run.release is not None and not run.release.reused:
+        emit_published(
+            name=run.release.name,
+            version=run.release.version,
+            digest=run.release.digest,
+            counts={"n_pairs": run.release.manifest["counts"]["pairs"]},
+        )
+    return outcome
+
+
+@task(name="show figures", **PLAIN)
+async def show_figures(key: str) -> None:
+    """Funnel, judge health, gates and outcome as artifacts in the Prefect UI."""
+    run = RUNS[key]
+    name, figures = run.config.dataset, run.figures
+    await asyncio.gather(
+        show_table("funnel", name, figures.funnel_rows, "rows in = rows kept + rows dropped, at every stage"),
+        show_table("health", name, figures.health_rows, "the judge, measured on this run"),
+        show_table("gates", name, [gate.as_dict() for gate in figures.gates], "what the version had to pass"),
+        show_outcome(name, run.outcome(), report=f"pairmill report {name}"),
+    )
+
+
+@task(name="import files", **PLAIN)
+async def import_files(key: str) -> dict[str, Any]:
+    """Files → facts → pairs, figures and gates, in the run's directory."""
+    return await asyncio.to_thread(imports.import_candidate, RUNS[key])

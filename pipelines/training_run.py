@@ -1,0 +1,116 @@
+"""A training from its configuration to an open run: version resolved, policy found, key known."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curators.engines.base import digest
+from curators.errors import ConfigError
+from pipelines.config import EngineConfig, TrainConfig
+from pipelines.engines import concrete_spec, connect
+from storage import Lake, Release, open_lake, resolve
+from storage.checkpoints import Checkpoint, checkpoints
+
+
+@dataclass(kw_only=True)
+class TrainingRun:
+    """What the tasks of one training share. The key is decided by version, policy, trainer, parameters and evaluation."""
+
+    key: str
+    config: TrainConfig
+    lake: Lake
+    release: Release
+    policy: EngineConfig
+    policy_fingerprint: str
+    directory: Path
+    handoff: Path | None = None
+    trained: Path | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] | None = None
+    checkpoint: Checkpoint | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def name(self) -> str:
+        return self.config.checkpoint or self.release.name
+
+    @property
+    def policy_path(self) -> str:
+        return self.policy.engine.removeprefix("hf:")
+
+    def outcome(self, outcome: str) -> dict[str, Any]:
+        """What the training came to, as JSON: the last line of `pairmill run train`."""
+        found = self.checkpoint
+        return {
+            "outcome": outcome,
+            "dataset": self.release.ref,
+            "digest": self.release.digest,
+            "checkpoint": found.ref if found else None,
+            "path": str(found.path) if found else None,
+            "fingerprint": found.fingerprint if found else None,
+            "parent": self.policy_fingerprint,
+            "evaluation": self.evaluation or (found.metrics.get("evaluation") if found else None),
+            "training": self.metrics or (found.metrics.get("training") if found else None),
+            "seconds": round(time.monotonic() - self.started, 2),
+            "run_key": self.key,
+        }
+
+
+TRAININGS: dict[str, TrainingRun] = {}
+"""The trainings that are open in this process, by key."""
+
+
+@asynccontextmanager
+async def training(config: TrainConfig, version: int | None) -> AsyncIterator[TrainingRun]:
+    """The open run of a training, registered under its key. A training whose checkpoint is registered answers with it."""
+    ref = config.dataset if version is None else f"{config.dataset.partition('@')[0]}@{version}"
+    with await asyncio.to_thread(open_lake, config.lake_root, create=False) as lake:
+        release = await asyncio.to_thread(resolve, lake, ref)
+        policy = _policy(config, release, lake.root)
+        fingerprint = await asyncio.to_thread(_fingerprint, policy, lake.root)
+        asked = config.model_dump(mode="json", exclude={"lake", "dataset", "timeout_s"})
+        key = digest("train", release.ref, release.digest, fingerprint, asked, size=12)
+        run = TrainingRun(
+            key=key,
+            config=config,
+            lake=lake,
+            release=release,
+            policy=policy,
+            policy_fingerprint=fingerprint,
+            directory=(lake.root / "runs" / f"train-{key}").absolute(),
+        )
+        run.directory.mkdir(parents=True, exist_ok=True)
+        run.checkpoint = next((c for c in checkpoints(lake.root, run.name) if c.metrics.get("run_key") == key), None)
+        TRAININGS[key] = run
+        try:
+            yield run
+        finally:
+            del TRAININGS[key]
+
+
+def _policy(config: TrainConfig, release: Release, lake_root: Path) -> EngineConfig:
+    """The model to train: the configured one, else the one that wrote the version. It must be weights, not an endpoint."""
+    spec = release.manifest.get("policy_spec")
+    if config.policy is None and not spec:
+        raise ConfigError(f"{release.ref} does not say which policy wrote it; give `policy`, such as --set policy=hf:PATH")
+    chosen = config.policy or EngineConfig(engine=str(spec))
+    concrete = chosen.model_copy(update={"engine": concrete_spec(chosen, lake_root)})
+    if not concrete.engine.startswith("hf:") and config.command is None:
+        raise ConfigError(
+            f"policy is {concrete.engine!r}; the built-in trainer needs weights: --set policy=hf:PATH, or a `command` of your own"
+        )
+    return concrete
+
+
+def _fingerprint(policy: EngineConfig, lake_root: Path) -> str:
+    engine = connect(policy, lake_root)
+    try:
+        return engine.fingerprint
+    finally:
+        asyncio.run(engine.aclose())

@@ -1,0 +1,133 @@
+"""The tasks of flow `train`. They exchange the run's key; what they make lies in the run's directory."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from prefect import task
+
+from curators.engines.base import Sampling
+from curators.engines.fingerprint import fingerprint
+from curators.errors import ConfigError
+from curators.sampling import mark_duplicates, sample
+from curators.schema import PROMPTS, frame
+from curators.verifiers import load_verifier
+from pipelines.artifacts import show_table
+from pipelines.candidates import prompt_row
+from pipelines.config import EngineConfig, EvaluationConfig
+from pipelines.engines import engines_open
+from pipelines.progress import showing
+from pipelines.tasks import PLAIN
+from pipelines.training.evaluate import compare, unseen
+from pipelines.training.job import progress, run_trainer
+from pipelines.training_run import TRAININGS, TrainingRun
+from storage.calls import open_ledger
+from storage.checkpoints import Checkpoint, promote, register
+from storage.files import read_rows
+from storage.handoff import write_handoff
+
+
+@task(name="hand off", **PLAIN)
+async def hand_off(key: str) -> str:
+    """The version as a directory that a trainer opens without the lake."""
+    run = TRAININGS[key]
+    config = run.config
+    run.handoff = await asyncio.to_thread(
+        lambda: write_handoff(
+            run.release.frozen, run.directory / "handoff", view=config.view, form=config.form, format=config.handoff_format
+        )
+    )
+    return str(run.handoff)
+
+
+@task(name="train", **PLAIN)
+async def run_training(key: str) -> dict[str, Any]:
+    """The trainer, in a process of its own; its progress lines move the bar."""
+    run = TRAININGS[key]
+    config = run.config
+    assert run.handoff is not None
+    with showing() as advance:
+
+        def on_line(line: str) -> None:
+            record = progress(line) or {}
+            if record.get("steps"):
+                advance("training", int(record.get("step", 0)), int(record["steps"]))
+
+        result = await run_trainer(
+            config.command,
+            run.handoff,
+            policy_path=run.policy_path,
+            out_dir=run.directory / "trainer",
+            params=config.params,
+            timeout_s=config.timeout_s,
+            on_line=on_line,
+        )
+    run.trained, run.metrics = result.checkpoint, result.metrics
+    return result.metrics
+
+
+@task(name="evaluate", **PLAIN)
+async def evaluate_checkpoint(key: str) -> dict[str, Any] | None:
+    """Accuracy of the policy before and after on prompts that the version does not hold, sample by sample."""
+    run = TRAININGS[key]
+    config = run.config.evaluation
+    if config is None:
+        return None
+    verifier = load_verifier(config.verifier)
+    prompts = await asyncio.to_thread(_evaluation_prompts, config, run)
+    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed)
+    trained = EngineConfig(engine=f"hf:{run.trained}", dtype=run.policy.dtype, threads=run.policy.threads)
+    with open_ledger(run.lake.root / "calls.sqlite") as ledger:
+        roles = {"before": run.policy, "after": trained}
+        async with engines_open(roles, run.lake.root, ledger=ledger, spend=None, run_id=key) as engines:
+            generations = [await sample(prompts, engines[role], n=config.n, sampling=sampling) for role in roles]
+    before, after = generations
+    found = await asyncio.to_thread(lambda: compare(before, after, prompts, verifier.check, seed=config.seed))
+    run.evaluation = found.as_record()
+    return run.evaluation
+
+
+def _evaluation_prompts(config: EvaluationConfig, run: TrainingRun) -> pl.DataFrame:
+    name = Path(config.prompts).name
+    rows = mark_duplicates(prompt_row(row, name) for row in islice(read_rows(config.prompts), config.n_prompts))
+    trained_on = pl.read_parquet(run.release.frozen / "pairs.parquet", columns=["prompt_id"])["prompt_id"].to_list()
+    return unseen(frame(rows, PROMPTS), trained_on)
+
+
+@task(name="register checkpoint", **PLAIN)
+async def register_checkpoint(key: str) -> str:
+    """The new weights into the registry, with what they came from. `prod` moves only to a checkpoint that did not lose."""
+    run = TRAININGS[key]
+    if run.trained is None:
+        raise ConfigError("the trainer left no checkpoint")
+    found = run.checkpoint = await asyncio.to_thread(_register, run, run.trained)
+    return found.ref
+
+
+def _register(run: TrainingRun, path: Path) -> Checkpoint:
+    found = register(
+        run.lake.root,
+        run.name,
+        path,
+        fingerprint=fingerprint(path),
+        parent=run.policy_fingerprint,
+        dataset=run.release.ref,
+        metrics={"run_key": run.key, "evaluation": run.evaluation, "training": run.metrics},
+    )
+    if run.evaluation is not None and run.evaluation["low"] > 0:
+        promote(run.lake.root, run.name, found.version)
+    return found
+
+
+@task(name="show training", **PLAIN)
+async def show_training(key: str) -> None:
+    """Evaluation and trainer metrics as tables in the Prefect UI."""
+    run = TRAININGS[key]
+    name = run.release.name
+    for kind, values in (("evaluation", run.evaluation or {}), ("training", run.metrics)):
+        rows = [{"figure": figure, "value": str(value)} for figure, value in values.items()]
+        await show_table(kind, name, rows, f"{run.release.ref} → {run.checkpoint.ref if run.checkpoint else 'no checkpoint'}")

@@ -1,0 +1,87 @@
+"""Configuration: what comes in from YAML and --set, and how mistakes are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from curators.errors import ConfigError
+from pipelines.config import FLOW_CONFIGS, CurateConfig
+from pipelines.config_files import load_config
+
+ENOUGH = ["dataset=x", "prompts=p.jsonl", "policy=fake:", "judge=fake:judge"]
+
+
+def test_assignments_go_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("dataset: x\nprompts: p.jsonl\npolicy: 'fake:'\njudge: {engine: 'fake:judge', votes: 3, temperature: 1.0}\n")
+    config = load_config("curate", str(file), ["judge.votes=5", 'sampling.stop=["\\n"]', "caps.calls=10"])
+    assert isinstance(config, CurateConfig)
+    assert config.judge is not None
+    assert (config.judge.votes, config.sampling.stop, config.caps.calls) == (5, ("\n",), 10)
+
+
+def test_the_shorthand_spec_takes_more_keys() -> None:
+    config = load_config("curate", None, [*ENOUGH, "policy.max_concurrency=7"])
+    assert isinstance(config, CurateConfig)
+    assert (config.policy.engine, config.policy.max_concurrency) == ("fake:", 7)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("sampling.temprature=1", "sampling.temprature: no such key .*did you mean 'temperature'"),
+        ("judge.rubrik=x", "judge.rubrik: no such key .*did you mean 'rubric'"),
+        ("sampling.n=zero", "sampling.n: .*valid integer.*came 'zero'"),
+        ("sampling.n=0", "sampling.n: .*greater than or equal to 1"),
+        ("dataset=No Good", "dataset: .*pattern"),
+        ("nonsense", "must be KEY=VALUE"),
+        ("dataset.x=1", "'dataset'"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(assignment: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config("curate", None, [*ENOUGH, assignment])
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("curate", None, ["policy=fake:", "sampling.n=0", "colour=red"])
+    lines = str(caught.value).splitlines()
+    assert {line.split(":")[0] for line in lines} == {"dataset", "prompts", "sampling.n", "colour"}
+
+
+def test_nobody_labels_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nobody labels"):
+        load_config("curate", None, ENOUGH[:3])
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load_config("curate", str(file), [])
+
+
+def test_every_deployment_fits_its_flow() -> None:
+    """The YAML and the signatures cannot drift apart."""
+    flows = {
+        "pipelines.flows.curate.curate": "curate",
+        "pipelines.flows.train.train": "train",
+        "pipelines.flows.importing.import_dataset": "import",
+    }
+    declared = yaml.safe_load((Path(__file__).parents[2] / "flows.yaml").read_text())["deployments"]
+    assert declared
+    for deployment in declared:
+        FLOW_CONFIGS[flows[deployment["entrypoint"]]].model_validate(deployment["parameters"]["config"])
+
+
+def test_the_demo_configurations_are_valid() -> None:
+    root = Path(__file__).parents[2]
+    files = sorted(root.glob("examples/*/*.yaml"))
+    assert files
+    for file in files:
+        load_config("curate", str(file), [])

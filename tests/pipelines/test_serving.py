@@ -1,0 +1,111 @@
+"""flows.yaml on a real server: schedules that fire, an automation that triggers, a worker that runs, and a clean stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from pipelines.server import QUIET, answers, free_port
+from pipelines.serving import ask, deployments
+
+ROOT = Path(__file__).parents[2]
+
+
+def eventually(found: Callable[[], Any], within_s: float) -> Any:
+    """The first true answer, or the last one when the time is over."""
+    deadline = time.monotonic() + within_s
+    while not (answer := found()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return answer
+
+
+def write_flows(path: Path) -> Path:
+    """The project's own flows.yaml with deterministic engines, so that a triggered run needs no model."""
+    flows = yaml.safe_load((ROOT / "flows.yaml").read_text())
+    nightly, train = flows["deployments"]
+    nightly["parameters"]["config"] = {
+        "dataset": "arithmetic",
+        "prompts": "p.jsonl",
+        "policy": {"engine": "fake:"},
+        "judge": {"engine": "fake:judge"},
+        "seed": "scheduled-date",
+        "gates": {"max_judge_inconsistent_share": None},
+    }
+    train["parameters"]["config"] = {
+        "dataset": "arithmetic",
+        "policy": {"engine": f"hf:{ROOT / 'examples/arithmetic/policy'}"},
+        "command": f"{sys.executable} trainer.py {{policy}} {{out}}",
+    }
+    path.write_text(yaml.safe_dump(flows))
+    return path
+
+
+TRAINER = """
+import json, pathlib, shutil, sys
+policy, out = map(pathlib.Path, sys.argv[1:])
+shutil.copytree(policy, out / "checkpoint", dirs_exist_ok=True)
+(out / "result.json").write_text(json.dumps({"checkpoint": "checkpoint", "metrics": {"loss": 0.5}}))
+"""
+
+
+@pytest.mark.slow
+def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> None:
+    write_flows(tmp_path / "flows.yaml")
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    (tmp_path / "p.jsonl").write_text("".join(f'{{"prompt": "What is {i} + 1?"}}\n' for i in range(20)))
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    env = {**os.environ, **QUIET, "PAIRMILL_LAKE": str(tmp_path / "lake")}
+    env.pop("PREFECT_API_URL", None)
+    command = [sys.executable, "-m", "pipelines.cli", "serve", "--port", str(port)]
+    with (tmp_path / "serve.log").open("wb") as log:
+        serve = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        assert eventually(lambda: answers(api), 120), (tmp_path / "serve.log").read_text()
+        assert eventually(lambda: len(deployments(api)) == 2, 120), (tmp_path / "serve.log").read_text()
+        scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+        assert eventually(lambda: ask(api, "flow_runs/count", scheduled) > 0, 90), "a schedule without runs: is SQLAlchemy too new?"
+        assert len(ask(api, "automations/filter", {})) == 1
+
+        nightly = next(d for d in ask(api, "deployments/filter", {}) if d["name"] == "nightly")
+        run = ask(api, f"deployments/{nightly['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+        ended = ("COMPLETED", "FAILED", "CRASHED")
+        assert eventually(lambda: ask(api, f"flow_runs/{run['id']}", None)["state"]["type"] in ended, 180)
+        assert ask(api, f"flow_runs/{run['id']}", None)["state"]["type"] == "COMPLETED", worker_log(tmp_path)
+
+        triggered = {"deployments": {"name": {"any_": ["train-on-publish"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        assert eventually(lambda: ask(api, "flow_runs/filter", triggered), 180), worker_log(tmp_path)
+        assert (tmp_path / "lake" / "checkpoints" / "arithmetic" / "1" / "model.safetensors").is_file()
+        kinds = {artifact["key"] for artifact in ask(api, "artifacts/filter", {})}
+        assert kinds >= {"arithmetic-funnel", "arithmetic-gates", "arithmetic-health", "arithmetic-progress", "arithmetic-outcome"}
+
+        again = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", "flows.yaml", "--all"],
+            cwd=tmp_path,
+            env={**env, "PREFECT_API_URL": api},
+            capture_output=True,
+            text=True,
+        )
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert len(deployments(api)) == 2
+        assert len(ask(api, "automations/filter", {})) == 1
+    finally:
+        family = psutil.Process(serve.pid).children(recursive=True)
+        serve.send_signal(signal.SIGINT)
+        assert serve.wait(60) == 0, (tmp_path / "serve.log").read_text()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, "Ctrl-C leaves nothing behind"
+
+
+def worker_log(tmp_path: Path) -> str:
+    return (tmp_path / "lake" / "prefect" / "worker.log").read_text()[-4000:]

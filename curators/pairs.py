@@ -25,7 +25,7 @@ from typing import Literal
 import orjson
 import polars as pl
 
-from curators.engines.base import canonical, digest
+from curators.engines.base import as_json, digest
 from curators.errors import ConfigError, SchemaError
 from curators.funnel import Funnel
 from curators.schema import PAIRS, check
@@ -278,10 +278,11 @@ def _as_pairs(
         assistant_turn(text, reasoning, calls) for text, reasoning, calls in texts.select("text", "reasoning", "tool_calls").iter_rows()
     ]
     sides = texts.select("generation_id", "policy", turn=pl.Series(turns, dtype=pl.String))
+    asked = prompts.filter(pl.col("state") == "ok")
     rows = (
         kept.join(sides, left_on="chosen_id", right_on="generation_id")
         .join(sides, left_on="rejected_id", right_on="generation_id", suffix="_low")
-        .join(prompts.select("prompt_id", "messages", "tools", "chat_template_kwargs").unique("prompt_id", keep="any"), on="prompt_id")
+        .join(asked.select("prompt_id", "messages", "tools", "chat_template_kwargs").unique("prompt_id", keep="any"), on="prompt_id")
     )
     content = rows.select("messages", "turn", "turn_low").iter_rows()
     splits = {prompt_id: split_of(prompt_id, config.test_share) for prompt_id in rows["prompt_id"].unique()}
@@ -306,11 +307,11 @@ def assistant_turn(text: str | None, reasoning: str | None, tool_calls: str | No
     """A generation as the JSON message list of its turn.
 
     >>> assistant_turn("4", None, None)
-    '[{"content":"4","role":"assistant"}]'
+    '[{"role":"assistant","content":"4"}]'
     """
     turn: dict[str, object] = {"role": "assistant", "content": text or ""}
     if reasoning:
         turn["reasoning_content"] = reasoning
     if tool_calls:
         turn["tool_calls"] = orjson.loads(tool_calls)
-    return canonical([turn]).decode()
+    return as_json([turn])

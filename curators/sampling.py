@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import orjson
 import polars as pl
 
-from curators.engines.base import Completion, Engine, Reply, Request, Sampling, canonical, digest
+from curators.engines.base import Completion, Engine, Reply, Request, Sampling, as_json, canonical, digest
 from curators.schema import GENERATIONS, frame
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -42,13 +42,13 @@ def make_prompt(
 
     >>> row = make_prompt("What is 2 + 2?", reference=4)
     >>> row["messages"], row["reference"], row["state"]
-    ('[{"content":"What is 2 + 2?","role":"user"}]', '4', 'ok')
+    ('[{"role":"user","content":"What is 2 + 2?"}]', '4', 'ok')
     >>> make_prompt([{"role": "robot", "content": "hi"}])["reason"]
     "turn 1: role is 'robot'; allowed are system, developer, user, assistant, tool"
     """
     turns = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
     try:
-        texts = [None if value is None else canonical(value).decode() for value in (turns, tools, chat_template_kwargs, meta or None)]
+        texts = [None if value is None else as_json(value) for value in (turns, tools, chat_template_kwargs, meta or None)]
         reference_text = reference if reference is None or isinstance(reference, str) else canonical(reference).decode()
         (reference_text or "").encode()
     except (TypeError, ValueError) as error:  # a lone surrogate, a number beyond 64 bits, a value that JSON does not know
@@ -254,7 +254,7 @@ def _sampled(completion: Completion) -> Row:
     return {
         "text": completion.text,
         "reasoning": completion.reasoning,
-        "tool_calls": canonical(list(completion.tool_calls)).decode() if completion.tool_calls else None,
+        "tool_calls": as_json(list(completion.tool_calls)) if completion.tool_calls else None,
         "token_ids": completion.token_ids,
         "logprobs": completion.logprobs,
         "sum_logprob": math.fsum(completion.logprobs) if completion.logprobs else None,

@@ -2,7 +2,8 @@
 
 Facts (`prompts`, `generations`, `judgments`) say what happened and are append-only; `pairs` are derived from them by a
 named policy and carry their own text, so that a pair of any kind (responses, steps, revisions) is self-contained.
-Structured values (messages, tools, tool calls, metadata) are canonical JSON text: lossless, and the same bytes for the same value.
+Structured values (messages, tools, tool calls, metadata) are JSON text with keys in the order in which
+they came, since a chat template writes tools and arguments in that order; ids are taken over the sorted form.
 
 A bad row is a row: `state` says what became of it, `reason` says why when it is not `ok`.
 """

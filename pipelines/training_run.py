@@ -109,8 +109,9 @@ def _policy(config: TrainConfig, release: Release, lake_root: Path) -> EngineCon
 
 
 def _fingerprint(policy: EngineConfig, lake_root: Path) -> str:
+    """Of the weights: in which numbers they were sampled (`+dtype`) does not make another parent."""
     engine = connect(policy, lake_root)
     try:
-        return engine.fingerprint
+        return engine.fingerprint.partition("+")[0]
     finally:
         asyncio.run(engine.aclose())

@@ -115,6 +115,15 @@ class Engine(Protocol):
     async def aclose(self) -> None: ...
 
 
+def as_json(value: object) -> str:
+    """JSON text with keys in the order given, for what a model will read: chat templates write tools and arguments in that order.
+
+    >>> as_json({"name": "add", "arguments": {"b": 1, "a": 2}})
+    '{"name":"add","arguments":{"b":1,"a":2}}'
+    """
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
 def canonical(value: object) -> bytes:
     """JSON with sorted keys and no spaces: equal values have equal bytes."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)

@@ -104,7 +104,7 @@ class LocalEngine:
 
     def __init__(self, path: str, file: Path, options: LocalOptions) -> None:
         self.spec = f"hf:{path}"
-        self.fingerprint = fingerprint(file)
+        self.fingerprint = fingerprint(file) + ("" if options.dtype == "auto" else f"+{options.dtype}")
         self.capabilities = CAPABILITIES
         self.max_concurrency = LANES * options.max_concurrency  # requests for one sample that the batch can hold
         self._file, self._options = file, options

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from curators.engines.base import canonical
+from curators.engines.base import as_json
 
 Turn = dict[str, Any]
 
@@ -149,7 +149,7 @@ def answer_of_turn(turn: Turn, column: str) -> Answer:
     if not isinstance(reasoning, str | None) or not isinstance(calls, list | None):
         raise BadRow("wrong_type", f"{column}: reasoning_content must be text and tool_calls a list")
     try:
-        tool_calls = None if calls is None else canonical(calls).decode()
+        tool_calls = None if calls is None else as_json(calls)
     except TypeError as error:
         raise BadRow("wrong_type", f"{column}: tool_calls cannot be written as JSON ({error})") from error
     return Answer(unicode_text(content or "", column), unicode_text(reasoning, column) if reasoning else None, tool_calls)

@@ -137,9 +137,9 @@ def test_a_pair_carries_text_scores_probability_and_origin() -> None:
         config=PairConfig(policy="m@1"),
     )
     (pair,) = pairs.to_dicts()
-    assert pair["prompt"] == '[{"content":"Name a sea animal.","role":"user"}]'
-    assert pair["chosen"] == '[{"content":"whale","reasoning_content":"think","role":"assistant","tool_calls":[{"id":"1"}]}]'
-    assert pair["rejected"] == '[{"content":"squid","role":"assistant"}]'
+    assert pair["prompt"] == '[{"role":"user","content":"Name a sea animal."}]'
+    assert pair["chosen"] == '[{"role":"assistant","content":"whale","reasoning_content":"think","tool_calls":[{"id":"1"}]}]'
+    assert pair["rejected"] == '[{"role":"assistant","content":"squid"}]'
     assert (pair["margin"], pair["p_chosen"], pair["label_source"], pair["on_policy"]) == (pytest.approx(0.6), 0.8, "j", False)
     assert (pair["chosen_score"], pair["rejected_score"], pair["chosen_policy"], pair["rejected_policy"]) == (0.8, 0.2, "m@1", "other")
 

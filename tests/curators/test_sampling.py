@@ -165,3 +165,13 @@ async def test_a_dead_endpoint_cancels_the_rest() -> None:
     with pytest.raises(EngineBusy, match="nobody answers"):
         await gather_all([never(), sample_prompt(make_prompt("Q"), Down(), n=1, sampling=Sampling())])
     assert finished == [1]
+
+
+def test_tools_keep_the_order_in_which_they_came_and_any_order_is_the_same_prompt() -> None:
+    """A chat template writes a tool's keys in their order; "function" before "type" would be another prompt than the user's."""
+    given = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}]
+    turned = [{"function": {"parameters": {"type": "object"}, "description": "adds", "name": "add"}, "type": "function"}]
+    one, other = make_prompt("2 + 2?", tools=given), make_prompt("2 + 2?", tools=turned)
+    assert [list(t) for t in orjson.loads(one["tools"])] == [["type", "function"]]
+    assert list(orjson.loads(other["tools"])[0]["function"]) == ["parameters", "description", "name"]
+    assert one["prompt_id"] == other["prompt_id"]

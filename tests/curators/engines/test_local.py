@@ -348,3 +348,9 @@ async def test_the_embedded_policy_writes_steps():
     step = await engine.complete(ask(problem, n=4, max_tokens=160, stop=("\n",)))
     assert [c.text for c in step.completions] == [c.text.partition("\n")[0] for c in reply.completions]
     await engine.aclose()
+
+
+def test_numbers_of_another_kind_are_another_engine_in_the_ledger(folder):
+    own = fingerprint(folder)
+    assert open_local(str(folder), dtype="bfloat16").fingerprint == f"{own}+bfloat16"
+    assert open_local(f"{folder}@{own}", dtype="bfloat16").fingerprint == f"{own}+bfloat16"

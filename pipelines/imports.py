@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,9 +27,7 @@ from storage.files import read_rows
 @asynccontextmanager
 async def importation(config: ImportConfig) -> AsyncIterator[Run]:
     """The open run of an import, registered under its key."""
-    for file in config.files:
-        if not Path(file).exists():
-            raise ConfigError(f"import: no such file or directory {file!r}")
+    _check_files(config.files)
     key = await asyncio.to_thread(lambda: run_key("import", config, seed=0, fingerprints={}, inputs=_inputs(config)))
     with await asyncio.to_thread(open_lake, config.lake_root) as lake:
         run = Run(key=key, kind="import", config=config, lake=lake, directory=lake.root / "runs" / key)
@@ -41,17 +40,34 @@ async def importation(config: ImportConfig) -> AsyncIterator[Run]:
             del RUNS[key]
 
 
+def _check_files(files: Sequence[str]) -> None:
+    places: dict[Path, str] = {}
+    for file in files:
+        if not Path(file).exists():
+            raise ConfigError(f"import: no such file or directory {file!r}")
+        place = Path(file).resolve()
+        if place in places:
+            raise ConfigError(f"import: {file!r} is given twice (first as {places[place]!r}); give every file once")
+        places[place] = file
+
+
 def _inputs(config: ImportConfig) -> dict[str, str]:
-    """sha256 by name of every file, a directory's one by one."""
+    """sha256 of every file by its path as given, a directory's files one by one."""
     files = [p for given in config.files for p in (sorted(Path(given).rglob("*")) if Path(given).is_dir() else [Path(given)])]
-    return {file.name: file_digest(file) for file in files if file.is_file()}
+    return {str(file): file_digest(file) for file in files if file.is_file()}
+
+
+def _names(files: Sequence[str]) -> list[str]:
+    """What the rows of each file call their source: the file's name, or the path as given where another file has the same name."""
+    counts = Counter(Path(file).name for file in files)
+    return [Path(file).name if counts[Path(file).name] == 1 else file for file in files]
 
 
 def import_candidate(run: Run) -> dict[str, Any]:
     """Files → facts → pairs. A list of scored answers gives pairs by the configured policy, a recorded pair is taken as it is."""
     config = run.config
     assert isinstance(config, ImportConfig)
-    files = {Path(file).name: islice(read_rows(file), config.limit) for file in config.files}
+    files = {name: islice(read_rows(file), config.limit) for name, file in zip(_names(config.files), config.files, strict=True)}
     found = import_facts(files, name=config.source or config.dataset, columns=config.columns or None)
     run.write("prompts", found.prompts)
     run.write("00000.generations", found.generations)

@@ -1,0 +1,58 @@
+"""Imports without a server: which files are read under which names, and which pairs come of their rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from curators.errors import ConfigError
+from pipelines.config import ImportConfig
+from pipelines.imports import import_candidate, importation
+
+
+def write(path: Path, *rows: dict[str, Any]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def pair(prompt: str, **more: Any) -> dict[str, Any]:
+    return {"prompt": prompt, "chosen": "yes", "rejected": "no", **more}
+
+
+async def sources(config: ImportConfig) -> tuple[str, list[str]]:
+    """The run's key and the sources of its prompts."""
+    async with importation(config) as run:
+        import_candidate(run)
+        return run.key, sorted(run.read("prompts")["source"])
+
+
+async def test_files_of_one_name_are_all_read_under_their_paths(tmp_path: Path, lake_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = ("a/part.jsonl", "b/part.jsonl", "c/other.jsonl")
+    for number, file in enumerate(files):
+        write(Path(file), pair(f"p{number}"))
+    _, found = await sources(ImportConfig(dataset="said", lake=str(lake_root), files=files))
+    assert found == ["a/part.jsonl:1", "b/part.jsonl:1", "other.jsonl:1"]
+
+
+async def test_a_file_given_twice_is_refused(tmp_path: Path, lake_root: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", pair("p"))
+    for again in (file, f"{tmp_path}/./rows.jsonl"):
+        with pytest.raises(ConfigError, match=r"rows\.jsonl' is given twice \(first as '.*; give every file once"):
+            await sources(ImportConfig(dataset="said", lake=str(lake_root), files=(file, again)))
+
+
+async def test_every_file_of_a_directory_is_part_of_the_key(tmp_path: Path, lake_root: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        pl.DataFrame([pair(folder)]).write_parquet(tmp_path / "data" / folder / "part.parquet")
+    config = ImportConfig(dataset="said", lake=str(lake_root), files=(str(tmp_path / "data"),))
+    before, _ = await sources(config)
+    assert (await sources(config))[0] == before
+    pl.DataFrame([pair("another")]).write_parquet(tmp_path / "data" / "a" / "part.parquet")
+    assert (await sources(config))[0] != before

@@ -27,8 +27,8 @@ TARGETS: Mapping[str, str] = MappingProxyType(
         "sampling": "how the answers were sampled, as an object or `top_p=0.9;temp=1.0`; kept in `meta`",
         "chosen": "the better answer: text, one assistant turn, a conversation that ends with it, or a list of answers",
         "rejected": "the worse answer, in the same forms",
-        "chosen_score": "number; with `rejected_score`, equal numbers are a tie",
-        "rejected_score": "number",
+        "chosen_score": "number, or one for each answer of a list; with `rejected_score`, equal numbers are a tie",
+        "rejected_score": "the same of `rejected`",
         "prompt_rejected": "the prompt of `rejected`; a row where it differs from the prompt is dropped as not comparable",
         "output_a": "the first answer that the annotator saw",
         "output_b": "the second one",
@@ -36,11 +36,11 @@ TARGETS: Mapping[str, str] = MappingProxyType(
         "completion": "one answer with a `label` of its own (unpaired feedback)",
         "response_text": "answers of a list: `responses[].output`, or `responses[]` for a list of texts",
         "response_score": "their numbers, `responses[].score`; null: not scored",
-        "response_policy": "who wrote each, `responses[].model`",
+        "response_policy": "who wrote each, `responses[].model`, or one writer of all",
         "response_index": "their sample indices, `responses[].k`; without it the position in the list",
         "policy": "who wrote the answers of the row",
-        "chosen_policy": "who wrote `chosen`",
-        "rejected_policy": "who wrote `rejected`",
+        "chosen_policy": "who wrote `chosen`: one writer, or one for each answer of a list",
+        "rejected_policy": "the same of `rejected`",
     }
 )
 """What a column can be, and in which forms it may come. `label.VALUE=a|b|tie` says what a label's value means."""
@@ -109,6 +109,8 @@ def column_map(columns: Mapping[str, str], *, layout: str = "declared") -> Colum
         raise SchemaError(f"map: unknown targets {unknown}; allowed are {sorted(TARGETS)} and label.VALUE")
     if {"prompt", "messages"} <= set(parts):
         raise SchemaError("map: both prompt and messages are given; a row has one prompt, give one of them")
+    if len(scores := sorted({"chosen_score", "rejected_score"} & set(parts))) == 1:
+        raise SchemaError(f"map: {scores[0]} is given without the other side's score; give chosen_score and rejected_score, or neither")
     kind = next((kind for kind, needed in _KINDS if set(needed) <= set(parts)), None)
     others = {name for name, own in _PARTS.items() if name != kind and own <= set(parts)}
     if kind is None or others:

@@ -124,32 +124,48 @@ def _turns(given: Mapping[str, Any]) -> list[Turn]:
 
 
 def _pair(given: Mapping[str, Any], found: ColumnMap) -> tuple[list[Turn], list[Written], list[Recorded]]:
-    chosen, rejected = (from_json_list(given[side]) for side in ("chosen", "rejected"))
-    scores = _scores(given, found)
-    if _many(chosen) or _many(rejected):
-        return _answer_lists(given, chosen, rejected)
+    """One chosen and one rejected answer, or a list of texts (RM-Bench): each chosen was recorded as better than each rejected."""
+    values = {side: from_json_list(given[side]) for side in ("chosen", "rejected")}
     if "messages" in given or "prompt" in given:
         turns = _turns(given)
         if given.get("prompt_rejected") is not None and conversation(given["prompt_rejected"], "prompt_rejected") != turns:
             raise BadRow("not_comparable", "chosen and rejected answer different prompts")
-        answers = [answer(chosen, "chosen", prompt=turns), answer(rejected, "rejected", prompt=turns)]
+        sides = {side: _answers(value, side, turns) for side, value in values.items()}
     else:
-        for side, value in (("chosen", chosen), ("rejected", rejected)):
+        for side, value in values.items():
             if value is None:
                 raise BadRow("missing", f"{side} is null or absent")
-        turns, *answers = split_shared(chosen, rejected)
-    _refuse_empty_or_identical(answers, ("chosen", "rejected"))
-    policies = [_policy(given, f"{side}_policy") or _policy(given) for side in ("chosen", "rejected")]
-    written = [Written(text, policy) for text, policy in zip(answers, policies, strict=True)]
-    return turns, written, [_recorded_pair(scores)]
+        turns, chosen, rejected = split_shared(values["chosen"], values["rejected"])
+        sides = {"chosen": [chosen], "rejected": [rejected]}
+    _refuse_empty_or_identical(sides)
+    written = [
+        Written(text, policy)
+        for side, texts in sides.items()
+        for text, policy in zip(texts, _policies(given, found, f"{side}_policy", len(texts)), strict=True)
+    ]
+    scores = [score for side, texts in sides.items() for score in _scores(given, found, f"{side}_score", len(texts))]
+    n_chosen = len(sides["chosen"])
+    shown = [(i, j) for i in range(n_chosen) for j in range(n_chosen, len(written))]
+    return turns, written, [_recorded_pair(pair, [scores[i] for i in pair] if scores else None) for pair in shown]
 
 
-def _policy(given: Mapping[str, Any], target: str = "policy") -> str | None:
+def _answers(value: Any, side: str, turns: Sequence[Turn]) -> list[Answer]:
+    texts = value if isinstance(value, list) and value and all(isinstance(text, str) for text in value) else [value]
+    return [answer(text, side, prompt=turns) for text in texts]
+
+
+def _policy(value: Any, target: str = "policy") -> str | None:
     """Who wrote an answer, where the source says so."""
-    value = given.get(target)
     if value is not None and not isinstance(value, str):
         raise BadRow("wrong_type", f"{target} is {type(value).__name__}, must be text")
     return unicode_text(value, target) if value else None
+
+
+def _policies(given: Mapping[str, Any], found: ColumnMap, target: str, count: int) -> list[str | None]:
+    """Who wrote each of `count` answers: `target` names one writer of all or one for each, `policy` those that it leaves open."""
+    value = given.get(target)
+    each = _aligned(value if isinstance(value, list) else [value] * count, found, target, count)
+    return [_policy(writer, target) or _policy(given.get("policy")) for writer in each]
 
 
 def from_json_list(value: Any) -> Any:
@@ -163,39 +179,22 @@ def from_json_list(value: Any) -> Any:
     return value
 
 
-def _many(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+def _refuse_empty_or_identical(sides: Mapping[str, Sequence[Answer]]) -> None:
+    for name, answers in sides.items():
+        if any(text.empty for text in answers):
+            raise BadRow("empty", f"{name} has no text" if len(answers) == 1 else f"{name} has an answer without text")
+    first, second = sides
+    if set(sides[first]) & set(sides[second]):
+        raise BadRow("identical", f"{first} and {second} are or share the same answer")
 
 
-def _answer_lists(given: Mapping[str, Any], chosen: Any, rejected: Any) -> tuple[list[Turn], list[Written], list[Recorded]]:
-    """Several chosen and several rejected answers (RM-Bench): each chosen one was recorded as better than each rejected one."""
-    if not (_many(chosen) and _many(rejected)):
-        raise BadRow("wrong_type", "chosen and rejected must both be lists of texts, or neither")
-    answers = [Answer(text) for text in (*chosen, *rejected)]
-    _refuse_empty_or_identical(answers[:: len(chosen)], ("chosen[0]", "rejected[0]"))
-    if any(text.empty for text in answers) or set(chosen) & set(rejected):
-        raise BadRow("identical" if set(chosen) & set(rejected) else "empty", "an answer is empty, or is both chosen and rejected")
-    pairs = [(i, len(chosen) + j) for i in range(len(chosen)) for j in range(len(rejected))]
-    said = {"label": "first", "p_first": P_FIRST["first"]}
-    return _turns(given), [Written(text) for text in answers], [Recorded(pair, {"protocol": "pairwise", **said}, {}) for pair in pairs]
-
-
-def _refuse_empty_or_identical(answers: Sequence[Answer], names: Sequence[str]) -> None:
-    for text, name in zip(answers, names, strict=True):
-        if text.empty:
-            raise BadRow("empty", f"{name} has no text")
-    if len(set(answers)) == 1:
-        raise BadRow("identical", f"{names[0]} and {names[1]} are the same answer")
-
-
-def _scores(given: Mapping[str, Any], found: ColumnMap) -> list[float] | None:
-    wanted = [f"{side}_score" for side in ("chosen", "rejected") if f"{side}_score" in found.columns]
-    if not wanted:
-        return None
-    scores = [number(given[name], name) for name in wanted]
-    for name, score in zip(wanted, scores, strict=True):
-        if score is None:
-            raise BadRow("missing", f"{name} is null or absent")
+def _scores(given: Mapping[str, Any], found: ColumnMap, target: str, count: int) -> list[float]:
+    """The numbers of `count` answers, one for each; none where the map has no scores."""
+    if target not in found.columns:
+        return []
+    scores = [number(value, target) for value in _aligned(given[target], found, target, count)]
+    if None in scores:
+        raise BadRow("missing", f"{target} is null or absent")
     return [score for score in scores if score is not None]
 
 
@@ -212,21 +211,21 @@ def number(value: Any, column: str) -> float | None:
     return score
 
 
-def _recorded_pair(scores: list[float] | None) -> Recorded:
+def _recorded_pair(shown: tuple[int, int], scores: list[float] | None) -> Recorded:
     """Chosen first. With scores it is a list of two: equal scores are a tie, and scores against the label are ambiguous."""
     if scores is None:
-        return Recorded((0, 1), {"protocol": "pairwise", "label": "first", "p_first": P_FIRST["first"]}, {})
+        return Recorded(shown, {"protocol": "pairwise", "label": "first", "p_first": P_FIRST["first"]}, {})
     said = dict(zip(("chosen_score", "rejected_score"), scores, strict=True))
     if scores[0] < scores[1]:
         why = f"recorded as chosen with score {scores[0]:g}, as rejected with {scores[1]:g}"
-        return Recorded((0, 1), {"protocol": "listwise", "state": "ambiguous", "reason": why}, said)
-    return Recorded((0, 1), {"protocol": "listwise", "scores": scores}, said)
+        return Recorded(shown, {"protocol": "listwise", "state": "ambiguous", "reason": why}, said)
+    return Recorded(shown, {"protocol": "listwise", "scores": scores}, said)
 
 
 def _labelled(given: Mapping[str, Any], found: ColumnMap) -> tuple[list[Turn], list[Written], list[Recorded]]:
     turns = _turns(given)
-    answers = [answer(from_json_list(given[side]), side, prompt=turns) for side in ("output_a", "output_b")]
-    _refuse_empty_or_identical(answers, ("output_a", "output_b"))
+    answers = {side: [answer(from_json_list(given[side]), side, prompt=turns)] for side in ("output_a", "output_b")}
+    _refuse_empty_or_identical(answers)
     value = given["label"]
     if value is None:
         raise BadRow("missing", "label is null or absent")
@@ -234,7 +233,7 @@ def _labelled(given: Mapping[str, Any], found: ColumnMap) -> tuple[list[Turn], l
     if not isinstance(value, str | int | float) or str(value) not in meanings:
         raise BadRow("wrong_type", f"label is {str(value)[:60]!r}; known are {sorted(meanings)} (map others with label.VALUE=a|b|tie)")
     label = {"a": "first", "b": "second", "tie": "tie"}[meanings[str(value)]]
-    written = [Written(text, _policy(given)) for text in answers]
+    written = [Written(text, _policy(given.get("policy"))) for (text,) in answers.values()]
     return turns, written, [Recorded((0, 1), {"protocol": "pairwise", "label": label, "p_first": P_FIRST[label]}, {"label": value})]
 
 
@@ -255,7 +254,7 @@ def _unpaired(given: Mapping[str, Any], found: ColumnMap) -> tuple[list[Turn], l
     truth = _TRUTH.get(str(value).lower())
     if truth is None:
         raise BadRow("wrong_type", f"label is {str(value)[:60]!r}, must be true or false")
-    return turns, [Written(text, _policy(given))], [_pointwise(0, truth, {"label": value})]
+    return turns, [Written(text, _policy(given.get("policy")))], [_pointwise(0, truth, {"label": value})]
 
 
 def _pointwise(index: int, score: float, said: Mapping[str, Any]) -> Recorded:
@@ -268,16 +267,16 @@ def _responses(given: Mapping[str, Any], found: ColumnMap) -> tuple[list[Turn], 
     texts = given["response_text"]
     if texts is None:
         raise BadRow("missing", f"{found.columns['response_text']} is null or absent")
-    columns = {name: _aligned(given, found, name, texts) for name in ("response_score", "response_policy", "response_index")}
+    texts = texts if isinstance(texts, list) else [texts]
+    scores, indices = (_aligned(given.get(name), found, name, len(texts)) for name in ("response_score", "response_index"))
+    policies = _policies(given, found, "response_policy", len(texts))
     written, recorded = [], []
-    for position, value in enumerate(texts if isinstance(texts, list) else [texts]):
-        index = columns["response_index"][position]
+    for position, (value, index) in enumerate(zip(texts, indices, strict=True)):
         if index is not None and (isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < 2**31):
             raise BadRow("wrong_type", f"response_index is {str(index)[:60]!r}, must be a whole number from 0")
         text = Answer("") if value is None else answer(from_json_list(value), f"answer {position + 1}", prompt=turns)
-        policy = _policy({"response_policy": columns["response_policy"][position]}, "response_policy") or _policy(given)
-        written.append(Written(text, policy, position if index is None else index))
-        score = number(columns["response_score"][position], "response_score")
+        written.append(Written(text, policies[position], position if index is None else index))
+        score = number(scores[position], "response_score")
         if score is not None and not text.empty:
             recorded.append(_pointwise(position, score, {"index": written[-1].sample_index, "score": score}))
     if all(fact.answer.empty for fact in written):
@@ -285,15 +284,14 @@ def _responses(given: Mapping[str, Any], found: ColumnMap) -> tuple[list[Turn], 
     return turns, written, recorded
 
 
-def _aligned(given: Mapping[str, Any], found: ColumnMap, name: str, texts: Any) -> list[Any]:
-    count = len(texts) if isinstance(texts, list) else 1
-    values = given.get(name)
-    if values is None:
+def _aligned(value: Any, found: ColumnMap, target: str, count: int) -> list[Any]:
+    """What a column says of each of `count` answers; null says nothing of any."""
+    if value is None:
         return [None] * count
-    values = values if isinstance(values, list) else [values]
-    if len(values) != count:
-        raise BadRow("wrong_type", f"{found.columns[name]} has {len(values)} entries for {count} answers")
-    return values
+    each: list[Any] = value if isinstance(value, list) else [value]
+    if len(each) != count:
+        raise BadRow("wrong_type", f"{target} ({found.columns[target]}) has {len(each)} entries for {count} answers")
+    return each
 
 
 _READERS = {"pairs": _pair, "labelled": _labelled, "responses": _responses, "unpaired": _unpaired}

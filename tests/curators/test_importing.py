@@ -192,6 +192,29 @@ def test_parallel_lists_nested_paths_and_several_answers_a_side() -> None:
     assert many.funnel.dropped == {"identical": 1}
 
 
+def test_several_answers_a_side_keep_their_writers_and_scores() -> None:
+    row = {"prompt": "p", "chosen": ["a", "b"], "rejected": ["c", "d", "e"], "who": "m", "cw": ["m1", None], "rw": "r"}
+    plain = ["prompt=prompt", "chosen=chosen", "rejected=rejected"]
+    out = facts([row], columns=parse_columns([*plain, "policy=who", "chosen_policy=cw", "rejected_policy=rw"]))
+    wrote = dict(out.generations.select("text", "policy").rows())
+    assert wrote == {"a": "source:m1", "b": "source:m", "c": "source:r", "d": "source:r", "e": "source:r"}
+    assert recorded(out) == sorted(((one, other), "first", None, "ok") for one in "ab" for other in "cde")
+
+    scored = [*plain, "chosen_score=s", "rejected_score=t"]
+    found = facts([{"prompt": "p", "chosen": ["a", "b"], "rejected": ["c"], "s": [3, 1], "t": 2}], columns=parse_columns(scored))
+    assert recorded(found) == [(("a", "c"), None, [3.0, 2.0], "ok"), (("b", "c"), None, None, "ambiguous")]
+    short = facts([{"prompt": "p", "chosen": ["a", "b"], "rejected": ["c"], "s": 3, "t": 2}], columns=parse_columns(scored))
+    assert short.funnel.dropped == {"wrong_type": 1}
+    assert "chosen_score (s) has 1 entries for 2 answers" in short.prompts["reason"].to_list()
+
+
+def test_bad_lists_of_answers_cost_their_row_only() -> None:
+    lists = [(["a"], ["b", " ", "c"]), (["a"], ["b", "c", "a"]), (["a", "b"], ["c"] * 5), (["a"], "b"), (["a"], ["\ud800"])]
+    out = facts([{"prompt": f"p{i}", "chosen": one, "rejected": other} for i, (one, other) in enumerate(lists)])
+    assert out.funnel.dropped == {"empty": 1, "identical": 1, "wrong_type": 1}
+    assert recorded(out) == [((one, other), "first", None, "ok") for one, other in ("ab", "ac", "bc")]
+
+
 def test_unpaired_feedback() -> None:
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     out = facts([{"messages": turns, "label": True}, {"messages": turns[:1], "label": True}, {"messages": turns, "label": "maybe"}])
@@ -260,6 +283,7 @@ def test_bad_rows_keep_their_state_and_the_run_goes_on() -> None:
         (["prompt=a", "chosen=b", "rejected=c", "completion=d", "label=e"], "must hold exactly one of"),
         (["output_a=x", "output_b=y", "label=l"], "prompt .or messages. is missing"),
         (["prompt=a", "messages=b", "chosen=c", "rejected=d"], "both prompt and messages"),
+        (["prompt=question", "chosen=good_", "rejected=bad", "chosen_score=s"], "chosen_score is given without the other side's score"),
         (["prompt=q", "output_a=x", "output_b=y", "label=l", "label.1=first"], r"label values \{'1': 'first'\}"),
         (
             ["prompt=question", "chosen=good", "rejected=bad"],

@@ -81,7 +81,8 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """All samples of a request in order of index, or none and an error.
+    """The samples of a request in order of index, or none and an error. Without an error it may hold fewer than were asked for, from
+    the first on and at least one: an engine without the capability `n` gives one, and the rest is asked for again.
 
     Tokens are what the engine reports for the whole request (0 where it says nothing); `cost_usd` is null without a price.
     `cached` is true when nothing was sent.

@@ -96,11 +96,11 @@ class Budget:
                 "set prompt_usd and completion_usd (per million tokens; 0 is allowed)"
             )
 
-    def estimate(self, request: Request, *, n: int, calls: int, price: Price | None) -> Spend:
-        """The most that a request of `n` samples may cost."""
-        prompt = (len(canonical([list(request.messages), request.tools, request.prefix])) // 3 + 8) * calls
-        completion = n * (1 if request.options else request.sampling.max_tokens)
-        return Spend(calls=calls, tokens=prompt + completion, usd=(price or FREE).cost(prompt, completion))
+    def estimate(self, request: Request, *, price: Price | None) -> Spend:
+        """The most that one call for a request may cost."""
+        prompt = len(canonical([list(request.messages), request.tools, request.prefix])) // 3 + 8
+        completion = request.n * (1 if request.options else request.sampling.max_tokens)
+        return Spend(calls=1, tokens=prompt + completion, usd=(price or FREE).cost(prompt, completion))
 
     async def reserve(self, estimate: Spend) -> bool:
         """Wait until the estimate fits, first come first served; false when it never will, and then the budget is exhausted."""

@@ -1,10 +1,13 @@
 """An engine behind the call ledger: what is paid for is never paid twice.
 
 Every sample has one key (`call_key`): fingerprint, messages or prefix, sampling parameters, seed, sample index, attempt. A
-request of four samples of which three are known sends for the fourth alone. Lookups of one turn of the event loop go to the
+request of four samples of which three are known sends for the fourth alone, and an engine that does not take several samples at
+once (no capability `n`) is asked for each by itself. Lookups of one turn of the event loop go to the
 ledger together, and so do writes: a thread commits what has gathered while the last commit was made. A reply reaches its caller
 after its commit, so `kill -9` loses what was in flight and nothing else. Identical requests at the same moment are one, in this
 process by a shared future, between processes by the ledger's claims.
+
+A reply without an error may hold fewer samples than were asked for, one at least: the rest is asked for again.
 
 A reply that arrived complete is kept even when nobody can parse it: parsing is repeated from its text. A failure of any kind is
 never kept as an answer.
@@ -14,9 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curators.engines.answers import Known, answer_rows, decode, failure_row, sent, share
@@ -40,6 +43,20 @@ class Counts:
 
 Outcome = Known | Reply | BaseException
 """What a key came to: a sample, a reply with an error, or what the engine raised."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Asking:
+    """A request under way: the key of each sample, what became of it, the replies bought for it, and the keys claimed and not yet free."""
+
+    request: Request
+    keys: dict[int, str]
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    bought: list[Reply] = field(default_factory=list)
+    claimed: set[str] = field(default_factory=set)
+
+    def missing(self, indices: Iterable[int]) -> dict[int, str]:
+        return {i: self.keys[i] for i in indices if i not in self.outcomes}
 
 
 class CachedEngine:
@@ -87,61 +104,58 @@ class CachedEngine:
             if self._fingerprint is None:
                 # It may hash gigabytes of weights or ask a server.
                 await asyncio.to_thread(lambda: self.fingerprint)
-        keys = {i: call_key(self.fingerprint, request, i) for i in range(request.first_sample, request.first_sample + request.n)}
-        outcomes: dict[int, Outcome] = {}
-        bought: list[Reply] = []
-        while open_keys := {i: key for i, key in keys.items() if i not in outcomes}:
-            theirs = {i: self._flying[key] for i, key in open_keys.items() if key in self._flying}
-            if mine := {i: key for i, key in open_keys.items() if i not in theirs}:
-                await self._lead(request, mine, outcomes, bought)
+        samples = range(request.first_sample, request.first_sample + request.n)
+        asking = Asking(request=request, keys={i: call_key(self.fingerprint, request, i) for i in samples})
+        while missing := asking.missing(samples):
+            theirs = {i: self._flying[key] for i, key in missing.items() if key in self._flying}
+            if mine := [i for i in missing if i not in theirs]:
+                await self._lead(asking, mine)
             for i, future in theirs.items():
                 # A cancelled leader leaves its key open, and the next turn finds somebody else for it.
                 await asyncio.wait([future])
                 if not future.cancelled():
-                    outcomes[i] = future.result()
-                    self._hit(isinstance(outcomes[i], Known))
-        return _joined(outcomes, bought)
+                    asking.outcomes[i] = future.result()
+                    self._hit(isinstance(asking.outcomes[i], Known))
+        return _joined(asking.outcomes, asking.bought)
 
     async def aclose(self) -> None:
         """Commit what is left and close the engine; the ledger stays open, for it belongs to the caller."""
         await self._writes.aclose()
         await self._engine.aclose()
 
-    async def _lead(self, request: Request, keys: dict[int, str], outcomes: dict[int, Outcome], bought: list[Reply]) -> None:
+    async def _lead(self, asking: Asking, indices: Sequence[int]) -> None:
         """Find the samples or send for them, and let whoever waits for the same keys have them."""
         loop = asyncio.get_running_loop()
-        futures: dict[int, asyncio.Future[Outcome]] = {i: loop.create_future() for i in keys}
-        self._flying.update({key: futures[i] for i, key in keys.items()})
-        claimed: set[str] = set()
+        futures: dict[int, asyncio.Future[Outcome]] = {i: loop.create_future() for i in indices}
+        self._flying.update({asking.keys[i]: future for i, future in futures.items()})
         try:
-            self._take(await self._lookups.get(list(keys.values())), keys, outcomes)
-            while missing := {i: key for i, key in keys.items() if i not in outcomes}:
+            self._take(await self._lookups.get([asking.keys[i] for i in indices]), asking)
+            while missing := asking.missing(indices):
                 if self._budget is not None and self._budget.exhausted:
-                    outcomes.update(dict.fromkeys(missing, self._skipped()))
+                    asking.outcomes.update(dict.fromkeys(missing, self._skipped()))
                     break
                 found, granted = await self._claimed(list(missing.values()))
-                claimed |= granted
-                self._take(found, missing, outcomes)
-                for run in _runs([i for i, key in missing.items() if key in granted]):
-                    part = {i: keys[i] for i in run}
-                    await self._send(request, part, outcomes, bought)
-                    claimed.difference_update(part.values())
-                if len(outcomes) < len(keys):
+                asking.claimed |= granted
+                self._take(found, asking)
+                if granted:
+                    await self._send_all(asking, [i for i, key in missing.items() if key in granted])
+                elif asking.missing(indices):
                     await asyncio.sleep(ASK_AGAIN_S)
         finally:
-            if claimed:
+            if asking.claimed:
                 # At once and not with the next batch: a cancelled task may have no next turn.
-                self._ledger.write(release=list(claimed))
-            for i, key in keys.items():
-                del self._flying[key]
-                if i in outcomes:
-                    futures[i].set_result(outcomes[i])
+                self._ledger.write(release=list(asking.claimed))
+                asking.claimed.clear()
+            for i, future in futures.items():
+                del self._flying[asking.keys[i]]
+                if i in asking.outcomes:
+                    future.set_result(asking.outcomes[i])
                 else:
-                    futures[i].cancel()
+                    future.cancel()
 
-    def _take(self, found: Mapping[str, bytes], keys: Mapping[int, str], outcomes: dict[int, Outcome]) -> None:
-        hits = {i: decode(found[key], i) for i, key in keys.items() if key in found}
-        outcomes.update(hits)
+    def _take(self, found: Mapping[str, bytes], asking: Asking) -> None:
+        hits = {i: decode(found[key], i) for i, key in asking.keys.items() if key in found}
+        asking.outcomes.update(hits)
         self._hit(len(hits))
 
     def _hit(self, n: int) -> None:
@@ -158,18 +172,29 @@ class CachedEngine:
             raise
         return found, granted.intersection(keys)
 
-    async def _send(self, request: Request, keys: Mapping[int, str], outcomes: dict[int, Outcome], bought: list[Reply]) -> None:
+    async def _send_all(self, asking: Asking, indices: Sequence[int]) -> None:
+        """Send for samples, as few requests as the engine takes them in, all at once; each reply is kept as it arrives."""
+        parts = _runs(indices) if "n" in self._engine.capabilities else [[i] for i in indices]
+        # What one of them raises does not take back what the others bring: they are paid for.
+        for done in await asyncio.gather(*[self._send(asking, part) for part in parts], return_exceptions=True):
+            if done is not None:
+                raise done
+
+    async def _send(self, asking: Asking, indices: Sequence[int]) -> None:
         """Ask the engine for samples that stand side by side and keep them; their claims end with the same commit."""
         started = time.monotonic()
-        first = min(keys)
-        part = request if (first, len(keys)) == (request.first_sample, request.n) else replace(request, first_sample=first, n=len(keys))
+        request = asking.request
+        if (indices[0], len(indices)) != (request.first_sample, request.n):
+            request = replace(request, first_sample=indices[0], n=len(indices))
         try:
-            reply = await self._buy(part)
+            reply = await self._buy(request)
         except Exception as error:
-            outcomes.update(dict.fromkeys(keys, error))
-            raise
-        bought.append(reply)
-        known = share(reply, reply.completions or reply.extra.get("partial", ()))
+            asking.outcomes.update(dict.fromkeys(indices, error))
+            return
+        known = share(reply, [c for c in reply.completions or reply.extra.get("partial", ()) if c.sample_index in indices])
+        if not known and reply.error is None:
+            reply = replace(reply, error="transport_error", reason=f"the engine gave none of the samples {list(indices)}")
+        asking.bought.append(reply)
         self.counts.samples += len(known)
         self.counts.requests += sent(reply)
         self.counts.failures += reply.error is not None and sent(reply) > 0
@@ -180,21 +205,23 @@ class CachedEngine:
             "request_key": request.key,
             "latency_s": time.monotonic() - started,
         }
-        answers = [row | about | {"key": keys[i]} for i, row in zip(known, answer_rows(reply, list(known.values())), strict=True)]
+        answers = [row | about | {"key": asking.keys[i]} for i, row in zip(known, answer_rows(reply, list(known.values())), strict=True)]
         failures = [about | failure_row(reply, charged=not answers)] if reply.error and sent(reply) else []
-        lost = [key for i, key in keys.items() if i not in known]
+        lost = [asking.keys[i] for i in indices if i not in known]
         await finished(self._writes.submit(answers=answers, failures=failures, release=lost))
-        outcomes.update({i: known.get(i, reply) for i in keys})
+        asking.claimed.difference_update(asking.keys[i] for i in indices)
+        asking.outcomes.update(known)
+        if reply.error is not None:
+            asking.outcomes.update(dict.fromkeys(set(indices).difference(known), reply))
 
     async def _buy(self, request: Request) -> Reply:
         if self._budget is None:
             return self._priced(await self._engine.complete(request))
         async with self._gate:
-            calls = 1 if "n" in self._engine.capabilities else request.n
-            estimate = self._budget.estimate(request, n=request.n, calls=calls, price=self._price)
+            estimate = self._budget.estimate(request, price=self._price)
             if not await self._budget.reserve(estimate):
                 return self._skipped()
-            actual = Spend(calls=calls)
+            actual = Spend(calls=1)
             try:
                 reply = self._priced(await self._engine.complete(request))
                 tokens = reply.prompt_tokens + reply.completion_tokens

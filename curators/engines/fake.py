@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -131,7 +132,7 @@ def _noise(request: Request, sample_index: int, what: object) -> int:
 
 def _completion(request: Request, said: str | Completion, sample_index: int) -> Completion:
     if isinstance(said, Completion):
-        return said
+        return replace(said, sample_index=sample_index)
     text, stopped = cut_at_stop(said, request.sampling.stop)
     tokens = re.findall(r"\s*\S+|\s+$", text)
     finish = "stop"

@@ -2,22 +2,24 @@
 
 An aiohttp session rather than the `openai` package: 0.2 ms of CPU a call against 1.9. `transport` gets a body there and a reply
 back, `endpoints` says where it goes and how many are in flight, `openai_format` knows the fields and which of them this server
-does not take; here a request becomes bodies, and replies become a reply. Fields are sent in the hope that they are known; one
+does not take; here a request becomes a body, and what comes back a reply. Fields are sent in the hope that they are known; one
 that is refused, or that the reply takes no notice of, is not sent again.
+
+One request is one body, and a reply holds the samples that came with it: fewer than asked for where the server does not know `n`.
+Asking for the rest is the caller's (`cached`), so that each reply is kept as it arrives.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
 
-from curators.engines.base import Capability, Completion, ErrorKind, Reply, Request, digest
+from curators.engines.base import Capability, ErrorKind, Reply, Request, digest
 from curators.engines.budget import Price
 from curators.engines.model_card import ModelCard, fetch_model_card
 from curators.engines.openai_format import OVERFLOW, ChatReply, Dialect, error_message, parse_reply
@@ -26,22 +28,6 @@ from curators.errors import ConfigError, EngineError
 
 ALL: frozenset[Capability] = frozenset({"n", "seed", "logprobs", "token_ids", "options", "prefix", "tools", "json_schema", "stop"})
 MAX_BLIND_PROBES = 3  # searches for a field that a server rejects without naming it
-
-T = TypeVar("T")
-
-
-@dataclass(kw_only=True, slots=True)
-class Part:
-    """The samples of one body."""
-
-    completions: tuple[Completion, ...] = ()
-    error: ErrorKind | None = None
-    reason: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usage_given: bool = True
-    sent: int = 0
-    model: str | None = None
 
 
 class HttpEngine:
@@ -85,8 +71,10 @@ class HttpEngine:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """All that has not turned out to be missing; `prefix` only where the server is known to continue one, once its card is known."""
-        known: frozenset[Capability] = ALL - self._dialect.lost
-        return known if self._card is None or self._card.continues_prefix else known - {"prefix"}
+        missing = self._dialect.lost
+        if self._card is not None and not self._card.continues_prefix:
+            missing |= {"prefix"}
+        return ALL - (missing if self._options.share_requests else missing | {"n"})
 
     @property
     def price(self) -> Price | None:
@@ -97,68 +85,62 @@ class HttpEngine:
         return self._options.max_concurrency
 
     async def complete(self, request: Request) -> Reply:
-        """See `Engine`. `extra`: `sent` (HTTP requests, retries included), `usage_estimated` where the server counted no tokens, `partial`
-        (the samples that did arrive, when another sample of the request failed).
-        """
+        """See `Engine`. `extra`: `sent` (HTTP requests, retries included), `usage_estimated` where the server counted no tokens."""
         if request.prefix is not None and not (await asyncio.to_thread(lambda: self.card)).continues_prefix:
             return Reply(error="unsupported", reason=f"{self.spec}: continuing a given prefix; only vLLM and SGLang are known to do it")
-        first, n = request.first_sample, request.n
-        if n > 1 and ("n" in self._dialect.lacks or not self._options.share_requests):
-            return self._reply(request, await self._singles(request, range(first, first + n)))
-        parts = [await self._part(request, first, n)]
-        got = len(parts[0].completions)
-        if parts[0].error is None and got < n:
-            if got == 1:
-                self._dialect.lose("n", f"asked for {n} choices, its reply has one")
-            parts += await self._singles(request, range(first + got, first + n))
-        return self._reply(request, parts)
+        n = request.n if self._options.share_requests else 1
+        sent = 0
+        while True:
+            if lacking := self._dialect.missing_for(request):
+                return Reply(error="unsupported", reason=f"{self.spec}: {lacking}", extra={"sent": sent})
+            body = self._dialect.body(self._model, request, n=n)
+            answer = await self._send(body, request)
+            if answer.reply is not None:
+                return self._answered(request, body, answer.reply, sent + answer.sent)
+            known = answer.status and await self._downgraded(body, answer, request)
+            sent += answer.sent
+            # What cannot be asked in another way stays refused; so this ends, for there are only so many fields to lose.
+            if not known or self._dialect.body(self._model, request, n=n) == body:
+                return self._failed(answer, sent)
 
     async def aclose(self) -> None:
         await self._transport.aclose()
 
-    async def _singles(self, request: Request, indices: Sequence[int]) -> list[Part]:
-        return await gather_all([self._part(request, i, 1) for i in indices])
-
-    async def _part(self, request: Request, first: int, n: int) -> Part:
-        """Send one body, and again without a field that the server turns down."""
-        sent = 0
-        while True:
-            if lacking := self._dialect.missing_for(request):
-                return Part(error="unsupported", reason=f"{self.spec}: {lacking}", sent=sent)
-            if n > 1 and ("n" in self._dialect.lacks or not self._options.share_requests):
-                parts = await self._singles(request, range(first, first + n))
-                parts[0].sent += sent
-                return _joined(parts)
-            body = self._dialect.body(self._model, request, first=first, n=n)
-            answer = await self._send(body, request, first)
-            if answer.reply is not None:
-                self._dialect.proven.update(body)
-                return self._answered(request, answer.reply, sent + answer.sent, n)
-            known = answer.status and await self._downgraded(body, answer, request, first)
-            sent += answer.sent
-            # What cannot be asked in another way stays refused; so this ends, for there are only so many fields to lose.
-            if not known or self._dialect.body(self._model, request, first=first, n=n) == body:
-                return self._failed(answer, sent)
-
-    def _answered(self, request: Request, reply: ChatReply, sent: int, n: int) -> Part:
+    def _answered(self, request: Request, body: Mapping[str, Any], reply: ChatReply, sent: int) -> Reply:
         self._ever_answered = True
+        self._dialect.proven.update(body)
         self._dialect.note_silence(request, reply)
-        part = Part(
-            completions=reply.completions[:n],
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-            usage_given=reply.usage_given,
-            sent=sent,
+        asked = body.get("n", 1)
+        completions = reply.completions[:asked]
+        if len(completions) < asked and len(completions) == 1:
+            self._dialect.lose("n", f"asked for {asked} choices, its reply has one")
+        error, reason = self._options_missing(request, reply) if request.options else (None, None)
+        extra: dict[str, Any] = {"sent": sent}
+        prompt_tokens, completion_tokens = reply.prompt_tokens, reply.completion_tokens
+        if not reply.usage_given and error is None:
+            extra["usage_estimated"] = True
+            prompt_tokens = prompt_tokens or len(orjson.dumps(list(request.messages))) // 4
+            completion_tokens = completion_tokens or sum(len(c.text) for c in completions) // 4
+        return Reply(
+            completions=() if error else completions,
+            error=error,
+            reason=reason,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            cost_usd=None if self.price is None else self.price.cost(prompt_tokens, completion_tokens),
             model=reply.model,
+            extra=extra,
         )
-        if request.options and any(c.option_logprobs is None for c in part.completions):
-            part.completions, part.error = (), "unsupported"
-            part.reason = f"{self.spec}: none of the options {list(request.options)} is among the log-probabilities of its reply"
-            if not reply.has_logprobs:
-                self._dialect.lose("top_logprobs", "its reply has none")
-        return part
 
-    async def _downgraded(self, body: dict[str, Any], answer: Answer[ChatReply], request: Request, first: int) -> bool:
+    def _options_missing(self, request: Request, reply: ChatReply) -> tuple[ErrorKind, str] | tuple[None, None]:
+        """Error and reason where the reply says nothing of the options."""
+        if all(c.option_logprobs is not None for c in reply.completions):
+            return None, None
+        if not reply.has_logprobs:
+            self._dialect.lose("top_logprobs", "its reply has none")
+        return "unsupported", f"{self.spec}: none of the options {list(request.options)} is among the log-probabilities of its reply"
+
+    async def _downgraded(self, body: dict[str, Any], answer: Answer[ChatReply], request: Request) -> bool:
         """Find the field that a 4xx is about; true when one is known by now, by this request or by another meanwhile."""
         if OVERFLOW.search(answer.text) or answer.status in (401, 404, 413):
             return False
@@ -174,7 +156,7 @@ class HttpEngine:
         self._blind_probes += 1
         for without in [*([f] for f in unproven), unproven]:
             trial = {k: v for k, v in body.items() if k not in without}
-            found = await self._send(trial, request, first)
+            found = await self._send(trial, request)
             answer.sent += found.sent
             if found.reply is not None:
                 for f in without:
@@ -183,58 +165,23 @@ class HttpEngine:
                 return True
         return False
 
-    def _failed(self, answer: Answer[ChatReply], sent: int) -> Part:
+    def _failed(self, answer: Answer[ChatReply], sent: int) -> Reply:
+        extra = {"sent": sent}
         if not answer.status:
-            return Part(error="transport_error", reason=answer.text, sent=sent)
+            return Reply(error="transport_error", reason=answer.text, extra=extra)
         said = f"HTTP {answer.status}: {error_message(answer.text.encode())}"
         if OVERFLOW.search(answer.text) or answer.status == 413:
-            return Part(error="context_overflow", reason=said, sent=sent)
+            return Reply(error="context_overflow", reason=said, extra=extra)
         if answer.status == 401 or (answer.status == 403 and not self._ever_answered):
             key = f"the key in {self._options.api_key_env}" if self._options.api_key_env else "no key was given: set api_key_env"
             raise EngineError(f"{self.spec}: {said}; {key}")
         if answer.status in (301, 302, 307, 308, 404, 405):
             raise EngineError(f"{self.spec}: {said}; check the model's name and that the URL ends where /chat/completions begins (…/v1)")
-        return Part(error="refused", reason=said, sent=sent)
+        return Reply(error="refused", reason=said, extra=extra)
 
-    async def _send(self, body: dict[str, Any], request: Request, first: int) -> Answer[ChatReply]:
+    async def _send(self, body: dict[str, Any], request: Request) -> Answer[ChatReply]:
         payload = orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)
-        return await self._transport.exchange(payload, lambda raw: parse_reply(raw, request, first=first))
-
-    def _reply(self, request: Request, parts: Sequence[Part]) -> Reply:
-        part = _joined(parts)
-        extra: dict[str, Any] = {"sent": part.sent}
-        prompt_tokens, completion_tokens = part.prompt_tokens, part.completion_tokens
-        if part.completions and not part.usage_given:
-            extra["usage_estimated"] = True
-            prompt_tokens = prompt_tokens or len(orjson.dumps(list(request.messages))) // 4
-            completion_tokens = completion_tokens or sum(len(c.text) for c in part.completions) // 4
-        if part.error is not None and part.completions:
-            extra["partial"] = part.completions
-        return Reply(
-            completions=() if part.error is not None else part.completions,
-            error=part.error,
-            reason=part.reason,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            cost_usd=None if self.price is None else self.price.cost(prompt_tokens, completion_tokens),
-            model=part.model,
-            extra=extra,
-        )
-
-
-def _joined(parts: Sequence[Part]) -> Part:
-    """Several parts as one: all samples, summed tokens, the first error."""
-    failed = next((p for p in parts if p.error is not None), None)
-    return Part(
-        completions=tuple(sorted((c for p in parts for c in p.completions), key=lambda c: c.sample_index)),
-        error=failed.error if failed else None,
-        reason=failed.reason if failed else None,
-        prompt_tokens=sum(p.prompt_tokens for p in parts),
-        completion_tokens=sum(p.completion_tokens for p in parts),
-        usage_given=all(p.usage_given for p in parts),
-        sent=sum(p.sent for p in parts),
-        model=next((p.model for p in parts if p.model), None),
-    )
+        return await self._transport.exchange(payload, lambda raw: parse_reply(raw, request))
 
 
 def _checked_url(url: str) -> str:
@@ -244,15 +191,3 @@ def _checked_url(url: str) -> str:
     if parts.username or parts.password:
         raise ConfigError(f"engine: the URL of {parts.hostname} carries a user or password; name the key's variable in api_key_env")
     return url.rstrip("/")
-
-
-async def gather_all(pending: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """`asyncio.gather` that leaves nothing running when one fails."""
-    tasks = [asyncio.create_task(each) for each in pending]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

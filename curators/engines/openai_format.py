@@ -120,8 +120,8 @@ class Dialect:
             return "tools"
         return None
 
-    def body(self, model: str, request: Request, *, first: int, n: int) -> dict[str, Any]:
-        """The body of one HTTP request for the samples `first … first + n - 1`."""
+    def body(self, model: str, request: Request, *, n: int) -> dict[str, Any]:
+        """The body of one HTTP request for the first `n` samples of a request."""
         s = request.sampling
         messages: list[Any] = list(request.messages)
         if request.prefix is not None:
@@ -133,7 +133,7 @@ class Dialect:
             "temperature": s.temperature,
             "top_p": s.top_p,
         }
-        body |= {field: value for field, value in self._optional(request, first, n).items() if field not in self.lacks}
+        body |= {field: value for field, value in self._optional(request, n).items() if field not in self.lacks}
         if s.temperature == 1.0 and "temperature" in self.lacks:
             del body["temperature"]
         if s.top_p == 1.0 and "top_p" in self.lacks:
@@ -141,8 +141,8 @@ class Dialect:
         return body
 
     @staticmethod
-    def _optional(request: Request, first: int, n: int) -> dict[str, Any]:
-        fields: dict[str, Any] = {"seed": wire_seed(request, first)}
+    def _optional(request: Request, n: int) -> dict[str, Any]:
+        fields: dict[str, Any] = {"seed": wire_seed(request, request.first_sample)}
         if n > 1:
             fields["n"] = n
         if request.sampling.stop:
@@ -238,7 +238,7 @@ def error_message(raw: bytes, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
-def parse_reply(raw: bytes, request: Request, *, first: int) -> ChatReply:
+def parse_reply(raw: bytes, request: Request) -> ChatReply:
     """Read a body with status 200.
 
     Raises:
@@ -247,7 +247,7 @@ def parse_reply(raw: bytes, request: Request, *, first: int) -> ChatReply:
     try:
         value = orjson.loads(raw)
         choices = sorted(value["choices"], key=lambda c: c.get("index") or 0)
-        completions = tuple(_completion(choice, request, first + i) for i, choice in enumerate(choices))
+        completions = tuple(_completion(choice, request, request.first_sample + i) for i, choice in enumerate(choices))
         usage = value.get("usage") or {}
         prompt_tokens, completion_tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:

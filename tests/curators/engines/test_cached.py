@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from curators.engines.budget import Budget, Price
 from curators.engines.cached import CachedEngine
 from curators.engines.fake import FakeEngine, words
 from curators.engines.replay import ReplayEngine
-from curators.errors import ConfigError, EngineBusy
+from curators.errors import ConfigError, EngineBusy, EngineError
 from storage.calls import CallLedger, open_ledger
 from storage.errors import StorageError
 
@@ -155,6 +156,62 @@ async def test_samples_that_arrived_before_a_failure_are_kept(ledger):
     reply = await engine.complete(ask(n=2))
     assert recorder.asked == [("hello", 1)]
     assert reply.completions[0] == arrived
+    await engine.aclose()
+
+
+class Single(FakeEngine):
+    """An engine that takes one sample a request; what `raises` says, it raises instead, after the others are through."""
+
+    capabilities = frozenset({"seed"})
+
+    def __init__(self, raises=None) -> None:
+        super().__init__()
+        self.raises = raises or {}
+        self.asked: list[tuple[int, int]] = []
+
+    async def complete(self, request: Request) -> Reply:
+        self.asked.append((request.first_sample, request.n))
+        if error := self.raises.get(request.first_sample):
+            raise error
+        await asyncio.sleep(0.01)
+        return await super().complete(request)
+
+
+async def test_an_engine_without_n_is_asked_for_one_sample_at_a_time(ledger):
+    single = Single()
+    engine = CachedEngine(single, ledger)
+    reply = await engine.complete(ask(n=3))
+    assert single.asked == [(0, 1), (1, 1), (2, 1)]
+    assert [c.text for c in reply.completions] == [words(ask(), i) for i in range(3)]
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("error", [EngineBusy("down"), EngineError("no such model")])
+async def test_what_one_sample_raises_does_not_take_back_what_the_others_bring(ledger, error):
+    single = Single({1: error})
+    engine = CachedEngine(single, ledger)
+    with pytest.raises(type(error), match=str(error)):
+        await engine.complete(ask(n=3))
+    single.raises = {}
+    reply = await engine.complete(ask(n=3))
+    assert single.asked == [(0, 1), (1, 1), (2, 1), (1, 1)]
+    assert [c.sample_index for c in reply.completions] == [0, 1, 2]
+    await engine.aclose()
+
+
+async def test_what_a_reply_lacks_is_asked_for_again_and_a_reply_of_nothing_is_a_failure(ledger):
+    class Short(FakeEngine):
+        async def complete(self, request: Request) -> Reply:
+            whole = await super().complete(request)
+            return replace(whole, completions=whole.completions[: 2 if request.n > 1 else give])
+
+    give, short = 1, Short()
+    engine = CachedEngine(short, ledger)
+    reply = await engine.complete(ask(n=5))
+    assert ([c.sample_index for c in reply.completions], short.calls) == ([0, 1, 2, 3, 4], 3)
+    give = 0
+    none = await engine.complete(ask("other"))
+    assert (none.error, none.reason) == ("transport_error", "the engine gave none of the samples [0]")
     await engine.aclose()
 
 

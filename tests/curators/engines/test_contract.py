@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from curators.engines import Engine, Request, Sampling, open_engine
+from curators.engines import Completion, Engine, Request, Sampling, open_engine
 from curators.engines.fake import FakeEngine
 
 POLICY = Path(__file__).parents[3] / "examples" / "arithmetic" / "policy"
@@ -111,6 +111,19 @@ async def record(path: Path) -> Path:
     return path
 
 
+async def samples(engine: Engine, request: Request) -> list[Completion]:
+    """All samples of a request: a reply holds at least one, in order from the first, and what it lacks is asked for again."""
+    got: list[Completion] = []
+    while len(got) < request.n:
+        reply = await engine.complete(dataclasses.replace(request, first_sample=request.first_sample + len(got), n=request.n - len(got)))
+        assert reply.error is None, reply.reason
+        assert reply.completions
+        assert reply.completion_tokens > 0
+        assert "n" not in engine.capabilities or len(reply.completions) == request.n
+        got += reply.completions
+    return got
+
+
 UNICODE = "Zoë hat 12 Äpfel 🍎 und kauft 7 dazu. 多少?\u2028Wie viele?"
 TURNS = [
     {"role": "user", "content": "Ana has 12 beads. She buys 7 more beads. How many beads does Ana have?"},
@@ -121,12 +134,10 @@ TURNS = [
 
 
 async def test_samples_are_in_order_of_index_and_differ(engine):
-    reply = await engine.complete(ask(n=4))
-    assert reply.error is None, reply.reason
-    assert [c.sample_index for c in reply.completions] == [0, 1, 2, 3]
-    assert len({c.text for c in reply.completions}) > 1
-    assert all(isinstance(c.text, str) for c in reply.completions)
-    assert reply.completion_tokens > 0
+    found = await samples(engine, ask(n=4))
+    assert [c.sample_index for c in found] == [0, 1, 2, 3]
+    assert len({c.text for c in found}) > 1
+    assert all(isinstance(c.text, str) for c in found)
 
 
 async def test_the_same_seed_gives_the_same_samples_and_alone_as_among_others(engine):
@@ -135,11 +146,11 @@ async def test_the_same_seed_gives_the_same_samples_and_alone_as_among_others(en
     if engine.spec.startswith("openai:"):
         # transformers serve seeds one generator for all its requests, so they must come one after the other.
         engine = open_engine(engine.spec, options={"max_concurrency": 1, "timeout_s": 120.0})
-    four = await engine.complete(ask(n=4))
-    again = await engine.complete(ask(n=4))
-    assert [c.text for c in four.completions] == [c.text for c in again.completions]
+    four = await samples(engine, ask(n=4))
+    again = await samples(engine, ask(n=4))
+    assert [c.text for c in four] == [c.text for c in again]
     alone = await engine.complete(ask(first_sample=2))
-    assert [(c.sample_index, c.text) for c in alone.completions] == [(2, four.completions[2].text)]
+    assert [(c.sample_index, c.text) for c in alone.completions] == [(2, four[2].text)]
     await engine.aclose()
 
 

@@ -11,9 +11,12 @@ import pytest
 from aiohttp import web
 
 from curators.engines import Request, Sampling, open_engine
+from curators.engines.budget import Budget
+from curators.engines.cached import CachedEngine
 from curators.engines.openai_format import wire_seed
 from curators.engines.transport import parse_retry_after
 from curators.errors import ConfigError, EngineBusy, EngineError
+from storage.calls import open_ledger
 
 FAST = {"backoff_s": (0.02, 0.05), "max_attempts": 4, "timeout_s": 5.0}
 
@@ -24,6 +27,13 @@ def ask(text: str = "hello", **fields: object) -> Request:
 
 def engine_for(*urls: str, **options: object):
     return open_engine(f"openai:m@{','.join(urls)}", options=FAST | options)
+
+
+@pytest.fixture
+def cached_engine_for(tmp_path):
+    """As `engine_for`, behind the ledger, which asks again for what a reply lacks."""
+    with open_ledger(tmp_path / "calls.sqlite") as ledger:
+        yield lambda *urls, **options: CachedEngine(engine_for(*urls, **options), ledger)
 
 
 async def test_the_body_says_all_that_was_asked(serve, replies):
@@ -133,12 +143,12 @@ async def test_a_reply_that_never_comes_times_out(serve, replies):
     await engine.aclose()
 
 
-async def test_n_refused_becomes_single_requests_once_and_for_all(serve, replies, caplog):
+async def test_n_refused_becomes_single_requests_once_and_for_all(serve, replies, cached_engine_for, caplog):
     def say(server, body):
         return replies.refuse(422, "Unexpected fields in the request: {'n'}") if "n" in body else replies.chat(str(body["seed"]))
 
     server = await serve(say)
-    engine = engine_for(server.url)
+    engine = cached_engine_for(server.url)
     request = ask(n=3, first_sample=1)
     with caplog.at_level(logging.WARNING):
         reply = await engine.complete(request)
@@ -151,9 +161,9 @@ async def test_n_refused_becomes_single_requests_once_and_for_all(serve, replies
     await engine.aclose()
 
 
-async def test_a_server_that_ignores_n_is_asked_for_the_rest(serve, replies):
+async def test_a_server_that_ignores_n_is_asked_for_the_rest(serve, replies, cached_engine_for):
     server = await serve(lambda s, body: replies.chat(str(body["seed"])))
-    engine = engine_for(server.url)
+    engine = cached_engine_for(server.url)
     request = ask(n=3)
     reply = await engine.complete(request)
     assert [c.text for c in reply.completions] == [str(wire_seed(request, i)) for i in range(3)]
@@ -163,9 +173,9 @@ async def test_a_server_that_ignores_n_is_asked_for_the_rest(serve, replies):
     await engine.aclose()
 
 
-async def test_fewer_choices_than_asked_are_made_up(serve, replies):
+async def test_fewer_choices_than_asked_are_made_up(serve, replies, cached_engine_for):
     server = await serve(lambda s, body: replies.chat(*("xyzw"[: max(1, body.get("n", 1) - 1)])))
-    engine = engine_for(server.url)
+    engine = cached_engine_for(server.url)
     reply = await engine.complete(ask(n=4))
     assert [c.sample_index for c in reply.completions] == [0, 1, 2, 3]
     assert "n" in engine.capabilities
@@ -459,17 +469,50 @@ async def test_the_fingerprint_names_weights_and_not_the_place_or_the_hour(serve
     assert one.startswith("openai:m#")
 
 
-async def test_samples_that_did_arrive_are_not_lost_with_the_one_that_did_not(serve, replies):
+async def test_samples_that_did_arrive_are_not_lost_with_the_one_that_did_not(serve, replies, cached_engine_for):
     def say(server, body):
         if "n" in body:
             return replies.refuse(422, "Unexpected fields: {'n'}")
-        return replies.refuse(500, "no") if body["seed"] % 2 else replies.chat(str(body["seed"]))
+        return replies.refuse(500, "no") if body["seed"] % 2 and len(server.bodies) <= 6 else replies.chat(str(body["seed"]))
 
-    engine = engine_for((await serve(say)).url)
+    server = await serve(say)
+    engine = cached_engine_for(server.url)
+    # One body with `n`, one for the sample that comes, four for the one that does not.
+    assert (await engine.complete(ask(n=2))).error == "transport_error"
     reply = await engine.complete(ask(n=2))
-    assert (reply.error, reply.completions) == ("transport_error", ())
-    assert len(reply.extra["partial"]) == 1
+    assert [c.text for c in reply.completions] == [str(wire_seed(ask(), i)) for i in range(2)]
+    assert len(server.bodies) == 7
     await engine.aclose()
+
+
+async def test_a_sample_of_its_own_is_kept_as_it_arrives(serve, replies, tmp_path):
+    """The second of two single requests never comes back: the first is in the ledger all the same."""
+
+    async def say(server, body):
+        if body["seed"] == wire_seed(ask(), 1):
+            await asyncio.Event().wait()
+        return replies.chat("paid")
+
+    with open_ledger(tmp_path / "calls.sqlite") as ledger:
+        engine = CachedEngine(engine_for((await serve(say)).url, share_requests=False), ledger)
+        asked = asyncio.create_task(engine.complete(ask(n=2)))
+        async with asyncio.timeout(10):
+            while not ledger.summary()["samples"]:
+                await asyncio.sleep(0.01)
+        asked.cancel()
+        await asyncio.wait([asked])
+        await engine.aclose()
+
+
+async def test_without_shared_requests_every_sample_is_a_call_of_the_budget(serve, replies, tmp_path):
+    server = await serve(lambda s, body: replies.chat("x"))
+    with open_ledger(tmp_path / "calls.sqlite") as ledger:
+        bare = engine_for(server.url, share_requests=False)
+        assert "n" not in bare.capabilities
+        engine = CachedEngine(bare, ledger, budget=Budget(max_calls=3))
+        await asyncio.gather(*[engine.complete(ask(str(i), n=4)) for i in range(2)])
+        assert len(server.bodies) == 3
+        await engine.aclose()
 
 
 def test_retry_after_is_read_as_seconds_or_as_a_date():

@@ -18,7 +18,7 @@ from curators.engines.base import as_json
 
 Turn = dict[str, Any]
 
-_SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")
+_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _TRANSCRIPT = re.compile(r"\s*Human:")
 _ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bard": "assistant", "observation": "tool", "bot": "assistant"}
 

@@ -140,6 +140,13 @@ def test_hh_transcripts() -> None:
     assert transcript("Human: a Human: b") == [{"role": "user", "content": "a Human: b"}]
 
 
+@pytest.mark.parametrize("before", ["", " ", "\n", "\n\n", "\n\n\n", " \n\n "])
+def test_blanks_before_a_transcript_lose_no_turn(before: str) -> None:
+    assert [turn["content"] for turn in transcript(f"{before}Human: q1\n\nAssistant: a1\n\nHuman: q2")] == ["q1", "a1", "q2"]
+    out = facts([{"chosen": f"{before}Human: q1\n\nAssistant: yes", "rejected": f"{before}Human: q1\n\nAssistant: no"}])
+    assert messages(out) == [[{"role": "user", "content": "q1"}]]
+
+
 def test_labelled_pairs_and_their_label_words() -> None:
     rows = [{"q": f"p{i}", "x": "one", "y": "two", "l": label} for i, label in enumerate([1, 2, 0, "1", 7, None, [1]])]
     columns = parse_columns(["prompt=q", "output_a=x", "output_b=y", "label=l", "label.1=a", "label.2=b", "label.0=tie"])

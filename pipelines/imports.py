@@ -64,7 +64,7 @@ def _names(files: Sequence[str]) -> list[str]:
 
 
 def import_candidate(run: Run) -> dict[str, Any]:
-    """Files → facts → pairs. A list of scored answers gives pairs by the configured policy, a recorded pair is taken as it is."""
+    """Files → facts → pairs. Scored answers give pairs by the configured policy; pairs, with scores or without, are taken as recorded."""
     config = run.config
     assert isinstance(config, ImportConfig)
     files = {name: islice(read_rows(file), config.limit) for name, file in zip(_names(config.files), config.files, strict=True)}
@@ -73,7 +73,7 @@ def import_candidate(run: Run) -> dict[str, Any]:
     run.write("00000.generations", found.generations)
     run.write("00000.judgments", found.judgments)
     run.figures.funnels = [found.funnel, count_states(found.judgments, stage="judgments", unit="recorded")]
-    recorded = bool((found.judgments["protocol"] == "pairwise").any())
+    recorded = any(layout.kind in ("pairs", "labelled") for layout in found.layouts.values())
     pairing = PairConfig(
         pair_policy="recorded" if recorded else config.pairs.policy,
         min_margin=config.pairs.min_margin,

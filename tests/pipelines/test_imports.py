@@ -56,3 +56,18 @@ async def test_every_file_of_a_directory_is_part_of_the_key(tmp_path: Path, lake
     assert (await sources(config))[0] == before
     pl.DataFrame([pair("another")]).write_parquet(tmp_path / "data" / "a" / "part.parquet")
     assert (await sources(config))[0] != before
+
+
+async def test_scored_pairs_are_taken_as_recorded(tmp_path: Path, lake_root: Path) -> None:
+    """Three rows of one prompt: two pairs with their own margins and a tie; the best of one row never meets the worst of another."""
+    said = [("a", 9, "b", 7), ("c", 4, "d", 1), ("e", 5, "f", 5)]
+    rows = [pair("p", chosen=one, score_chosen=s, rejected=other, score_rejected=t) for one, s, other, t in said]
+    config = ImportConfig(dataset="said", lake=str(lake_root), files=(write(tmp_path / "rows.jsonl", *rows),))
+    async with importation(config) as run:
+        import_candidate(run)
+        pairs = run.read("pairs")
+        shown = [json.loads(text)[0]["content"] for side in ("chosen", "rejected") for text in pairs[side]]
+        assert sorted(zip(shown[:2], shown[2:], pairs["margin"], strict=True)) == [("a", "b", 2.0), ("c", "d", 3.0)]
+        assert set(pairs["pair_policy"]) == {"recorded"}
+        funnel = run.figures.funnels[-1]
+        assert (funnel.unit, funnel.n_in, funnel.n_kept, funnel.dropped) == ("candidate pairs", 3, 2, {"tie": 1})

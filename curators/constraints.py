@@ -1,6 +1,7 @@
 """Constraints on a text that a program can check: length, format, keywords, language.
 
-A constraint is `{"kind": "max_words", "value": 50}`; kinds without a value (`lowercase`) need none. Words are runs of letters and digits
+A constraint is `{"kind": "max_words", "value": 50}`; kinds without a value (`lowercase`) need none. A value of another type than the
+kind's is an error, never a score. Words are runs of letters and digits
 (with inner apostrophes and hyphens), sentences end in . ! or ?, paragraphs are parted by empty lines.
 
 Deliberately not done: meaning. The language check counts function words of six languages, which is enough to tell a German
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"')\]\u201d]|$)")
@@ -70,7 +71,7 @@ def parse_json(text: str) -> Any:
     return json.loads(fenced[1] if fenced else text)
 
 
-def is_json(text: str, keys: Any = None) -> bool:
+def is_json(text: str, keys: Sequence[str] | None = None) -> bool:
     """Whether the text is JSON; with `keys`, an object that has them all.
 
     >>> is_json('{"a": 1}', ["a"]), is_json('Sure: {"a": 1}'), is_json("[1]", ["a"])
@@ -83,7 +84,7 @@ def is_json(text: str, keys: Any = None) -> bool:
     return not keys or (isinstance(value, dict) and all(key in value for key in keys))
 
 
-def contains(text: str, keyword: Any) -> bool:
+def contains(text: str, keyword: str | int) -> bool:
     """Whether the keyword stands in the text as a whole word or phrase, upper and lower case the same.
 
     >>> contains("The Ocean is deep.", "ocean"), contains("oceanic", "ocean")
@@ -96,33 +97,70 @@ def _cased(text: str, *, upper: bool) -> bool:
     return any(character.isalpha() for character in text) and text == (text.upper() if upper else text.lower())
 
 
-Kind = Callable[[str, Any], bool]
+class Form(NamedTuple):
+    """What a kind's value must be, in words and as a test."""
+
+    said: str
+    fits: Callable[[Any], bool]
+
+
+class Kind(NamedTuple):
+    """A kind of constraint: the form of its value, and whether a text meets it."""
+
+    form: Form
+    met: Callable[[str, Any], bool]
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return (whole or (isinstance(value, float) and value.is_integer())) and value >= 0
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_keyword(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_list(value: Any, each: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(each, value))
+
+
+COUNT = Form("a whole number from 0", _is_count)
+TEXT = Form("a text that is not empty", _is_text)
+KEYWORD = Form("a text that is not empty, or a whole number", _is_keyword)
+KEYWORDS = Form("a list of at least one text or whole number", lambda value: _is_list(value, _is_keyword) and bool(value))
+KEYS = Form("a list of keys, or absent", lambda value: value is None or _is_list(value, _is_text))
+LANGUAGE = Form(f"one of {sorted(FUNCTION_WORDS)}", lambda value: isinstance(value, str) and value in FUNCTION_WORDS)
+NOTHING = Form("absent (or true)", lambda value: value is None or value is True)
 
 KINDS: Mapping[str, Kind] = {
-    "max_words": lambda text, value: len(words(text)) <= value,
-    "min_words": lambda text, value: len(words(text)) >= value,
-    "n_words": lambda text, value: len(words(text)) == value,
-    "max_sentences": lambda text, value: n_sentences(text) <= value,
-    "min_sentences": lambda text, value: n_sentences(text) >= value,
-    "n_sentences": lambda text, value: n_sentences(text) == value,
-    "max_chars": lambda text, value: len(text) <= value,
-    "min_chars": lambda text, value: len(text) >= value,
-    "n_paragraphs": lambda text, value: n_paragraphs(text) == value,
-    "n_lines": lambda text, value: sum(bool(line.strip()) for line in text.splitlines()) == value,
-    "n_bullets": lambda text, value: len(_BULLET.findall(text)) == value,
-    "n_numbered": lambda text, value: len(_NUMBERED.findall(text)) == value,
-    "contains": contains,
-    "contains_all": lambda text, value: all(contains(text, keyword) for keyword in value),
-    "contains_any": lambda text, value: any(contains(text, keyword) for keyword in value),
-    "not_contains": lambda text, value: not contains(text, value),
-    "starts_with": lambda text, value: text.strip().startswith(value),
-    "ends_with": lambda text, value: text.strip().endswith(value),
-    "regex": lambda text, value: re.search(value, text) is not None,
-    "lowercase": lambda text, _: _cased(text, upper=False),
-    "uppercase": lambda text, _: _cased(text, upper=True),
-    "no_commas": lambda text, _: "," not in text,
-    "json": is_json,
-    "language": lambda text, value: language(text) == value,
+    "max_words": Kind(COUNT, lambda text, value: len(words(text)) <= value),
+    "min_words": Kind(COUNT, lambda text, value: len(words(text)) >= value),
+    "n_words": Kind(COUNT, lambda text, value: len(words(text)) == value),
+    "max_sentences": Kind(COUNT, lambda text, value: n_sentences(text) <= value),
+    "min_sentences": Kind(COUNT, lambda text, value: n_sentences(text) >= value),
+    "n_sentences": Kind(COUNT, lambda text, value: n_sentences(text) == value),
+    "max_chars": Kind(COUNT, lambda text, value: len(text) <= value),
+    "min_chars": Kind(COUNT, lambda text, value: len(text) >= value),
+    "n_paragraphs": Kind(COUNT, lambda text, value: n_paragraphs(text) == value),
+    "n_lines": Kind(COUNT, lambda text, value: sum(bool(line.strip()) for line in text.splitlines()) == value),
+    "n_bullets": Kind(COUNT, lambda text, value: len(_BULLET.findall(text)) == value),
+    "n_numbered": Kind(COUNT, lambda text, value: len(_NUMBERED.findall(text)) == value),
+    "contains": Kind(KEYWORD, contains),
+    "contains_all": Kind(KEYWORDS, lambda text, value: all(contains(text, keyword) for keyword in value)),
+    "contains_any": Kind(KEYWORDS, lambda text, value: any(contains(text, keyword) for keyword in value)),
+    "not_contains": Kind(KEYWORD, lambda text, value: not contains(text, value)),
+    "starts_with": Kind(TEXT, lambda text, value: text.strip().startswith(value)),
+    "ends_with": Kind(TEXT, lambda text, value: text.strip().endswith(value)),
+    "regex": Kind(TEXT, lambda text, value: re.search(value, text) is not None),
+    "lowercase": Kind(NOTHING, lambda text, _: _cased(text, upper=False)),
+    "uppercase": Kind(NOTHING, lambda text, _: _cased(text, upper=True)),
+    "no_commas": Kind(NOTHING, lambda text, _: "," not in text),
+    "json": Kind(KEYS, is_json),
+    "language": Kind(LANGUAGE, lambda text, value: language(text) == value),
 }
 
 
@@ -135,15 +173,16 @@ def holds(text: str, constraint: Mapping[str, Any]) -> bool:
     Raises:
         ValueError: an unknown kind, or a value of the wrong type for it.
     """
-    kind, value = constraint.get("kind"), constraint.get("value")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ValueError(f"constraint kind is {kind!r}; allowed are {sorted(KINDS)}")
-    if kind == "language" and value not in FUNCTION_WORDS:
-        raise ValueError(f"language is {value!r}; known are {sorted(FUNCTION_WORDS)}")
+    name, value = constraint.get("kind"), constraint.get("value")
+    if not isinstance(name, str) or name not in KINDS:
+        raise ValueError(f"constraint kind is {name!r}; allowed are {sorted(KINDS)}")
+    kind = KINDS[name]
+    if not kind.form.fits(value):
+        raise ValueError(f"constraint {name}: value {value!r:.80} does not fit: it must be {kind.form.said}")
     try:
-        return KINDS[kind](text, value)
-    except (TypeError, re.error) as error:
-        raise ValueError(f"constraint {kind}: value {value!r} does not fit: {error}") from error
+        return kind.met(text, value)
+    except re.error as error:
+        raise ValueError(f"constraint {name}: value {value!r} does not fit: {error}") from error
 
 
 def constraints_of(reference: str | None) -> list[Mapping[str, Any]]:

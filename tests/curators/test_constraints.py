@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -72,12 +73,38 @@ def test_a_text_without_words_has_no_sentence() -> None:
         ({"kind": "max_wrods", "value": 3}, "constraint kind is 'max_wrods'; allowed are"),
         ({"kind": "max_words"}, "constraint max_words: value None does not fit"),
         ({"kind": "regex", "value": "("}, "constraint regex: value '\\(' does not fit"),
-        ({"kind": "language", "value": "xx"}, "language is 'xx'; known are"),
+        ({"kind": "language", "value": "xx"}, r"constraint language: value 'xx' does not fit: it must be one of \['de', 'en'"),
     ],
 )
 def test_a_wrong_constraint_is_refused(constraint: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         holds("text", constraint)
+
+
+WRONG: dict[str, list[Any]] = {
+    "a whole number from 0": [None, "50", [50], True, 2.5, -1, float("nan"), {}],
+    "a text that is not empty": [None, "", 3, ["a"], True],
+    "a text that is not empty, or a whole number": [None, "", 2.5, ["a"], True],
+    "a list of at least one text or whole number": [None, [], "abc", 3, [None], [""], {"a": 1}],
+    "a list of keys, or absent": ["abc", True, 3, [1], {"a": 1}],
+    "absent (or true)": [False, "yes", 1],
+}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_value_of_another_type_is_refused_and_never_a_score(kind: str) -> None:
+    said = KINDS[kind].form.said
+    for value in WRONG.get(said, [None, 3, ["de"], {}]):
+        for text in ("None", "a b", "", '{"a": 1}'):
+            with pytest.raises(ValueError, match=rf"^constraint {kind}: value .* does not fit: it must be {re.escape(said)}$"):
+                holds(text, {"kind": kind, "value": value})
+
+
+def test_numbers_are_keywords_and_whole_floats_are_counts() -> None:
+    assert holds("The answer is 42.", {"kind": "contains", "value": 42})
+    assert holds("one two", {"kind": "n_words", "value": 2.0})
+    assert holds("[1]", {"kind": "json", "value": []})
+    assert holds("small", {"kind": "lowercase", "value": True})
 
 
 @pytest.mark.parametrize("reference", [None, "", "max 50 words", "[]", '{"constraints": []}', '{"constraints": ["a"]}'])

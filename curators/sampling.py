@@ -201,7 +201,7 @@ async def gather_all(awaitables: Iterable[Awaitable[_Result]]) -> list[_Result]:
 
 
 async def sample_prompt(prompt: Mapping[str, Any], engine: Engine, *, n: int, sampling: Sampling, logprobs: bool = False) -> list[Row]:
-    """`n` rows of `generations` for one row of `prompts`, with one request. A failed request gives `n` rows that say why."""
+    """`n` rows of `generations` for one row of `prompts`, with one request; a sample that failed gives a row that says why."""
     kwargs = prompt.get("chat_template_kwargs")
     tools = prompt.get("tools")
     reply = await engine.complete(
@@ -238,8 +238,8 @@ def sampling_json(sampling: Sampling) -> str:
 
 def _generation(shared: Row, index: int, reply: Reply) -> Row:
     row: Row = {"generation_id": None, **shared, "sample_index": index}
-    if index < len(reply.completions):
-        row |= _sampled(reply.completions[index])
+    if completion := reply.sample(index):
+        row |= _sampled(completion)
     elif reply.error:
         row |= {"state": reply.error, "reason": reply.reason or reply.error}
     else:

@@ -81,8 +81,9 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """The samples of a request in order of index, or none and an error. Without an error it may hold fewer than were asked for, from
-    the first on and at least one: an engine without the capability `n` gives one, and the rest is asked for again.
+    """The samples of a request that arrived, in order of index, and an error where others never will. Without an error it may hold
+    fewer than were asked for, from the first on and at least one: an engine without the capability `n` gives one, and the rest is
+    asked for again.
 
     Tokens are what the engine reports for the whole request (0 where it says nothing); `cost_usd` is null without a price.
     `cached` is true when nothing was sent.
@@ -97,6 +98,10 @@ class Reply:
     cached: bool = False
     model: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def sample(self, index: int) -> Completion | None:
+        """The sample with an index, null where it did not arrive."""
+        return next((c for c in self.completions if c.sample_index == index), None)
 
 
 class Engine(Protocol):

@@ -191,7 +191,7 @@ class CachedEngine:
         except Exception as error:
             asking.outcomes.update(dict.fromkeys(indices, error))
             return
-        known = share(reply, [c for c in reply.completions or reply.extra.get("partial", ()) if c.sample_index in indices])
+        known = share(reply, [c for c in reply.completions if c.sample_index in indices])
         if not known and reply.error is None:
             reply = replace(reply, error="transport_error", reason=f"the engine gave none of the samples {list(indices)}")
         asking.bought.append(reply)
@@ -245,22 +245,25 @@ class CachedEngine:
 
 
 def _joined(outcomes: Mapping[int, Outcome], bought: Sequence[Reply]) -> Reply:
-    """The samples of one request as its reply, whatever way each came."""
-    error = next((o for o in outcomes.values() if not isinstance(o, Known)), None)
-    if isinstance(error, BaseException):
-        raise error
-    if error is not None:
-        return error
-    known = [outcomes[i] for i in sorted(outcomes)]
-    samples = [k for k in known if isinstance(k, Known)]
-    costs = [r.cost_usd for r in bought]
+    """The samples of one request as its reply, whatever way each came, and the first error among those that did not."""
+    found = [outcomes[i] for i in sorted(outcomes)]
+    for outcome in found:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    samples = [o for o in found if isinstance(o, Known)]
+    failed = next((o for o in found if isinstance(o, Reply)), Reply())
+    # What a reply without a sample took is in no sample's share.
+    barren = [r for r in bought if not r.completions]
+    costs = [r.cost_usd for r in bought if sent(r)]
     return Reply(
         completions=tuple(k.completion for k in samples),
-        prompt_tokens=sum(k.prompt_tokens for k in samples),
-        completion_tokens=sum(k.completion_tokens for k in samples),
+        error=failed.error,
+        reason=failed.reason,
+        prompt_tokens=sum(k.prompt_tokens for k in samples) + sum(r.prompt_tokens for r in barren),
+        completion_tokens=sum(k.completion_tokens for k in samples) + sum(r.completion_tokens for r in barren),
         cost_usd=None if None in costs else sum(c for c in costs if c is not None),
-        cached=not bought,
-        model=next((k.model for k in samples if k.model), None),
+        cached=not bought and failed.error is None,
+        model=next((k.model for k in samples if k.model), failed.model),
         extra={"sent": sum(map(sent, bought))},
     )
 

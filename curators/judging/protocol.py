@@ -240,7 +240,8 @@ async def _ask_options(case: _Case, shown: _Shown) -> list[Row]:
     )
     if reply.error == "unsupported" and config.channel == "auto":
         return await _ask_text(case, shown)
-    return [case.row(shown, channel="options", **read_options(case.rubric, reply, min_label_mass=config.min_label_mass), **tokens(reply))]
+    answer = read_options(case.rubric, reply, min_label_mass=config.min_label_mass) | tokens(reply, reply.sample(0))
+    return [case.row(shown, channel="options", **answer)]
 
 
 async def _ask_text(case: _Case, shown: _Shown) -> list[Row]:
@@ -253,7 +254,7 @@ async def _ask_text(case: _Case, shown: _Shown) -> list[Row]:
 
 async def _settle(case: _Case, shown: _Shown, vote: int, reply: Reply) -> list[Row]:
     """The rows of one vote: its first attempt and its re-asks, until one can be read or none is left."""
-    completion = reply.completions[vote] if vote < len(reply.completions) else None
+    completion = reply.sample(vote)
     cost = tokens(reply, completion, vote)
     rows: list[Row] = []
     max_tokens, unreadable = case.config.max_tokens, 0
@@ -268,7 +269,7 @@ async def _settle(case: _Case, shown: _Shown, vote: int, reply: Reply) -> list[R
             return rows
         reply = await _complete(case, shown, vote=vote, attempt=len(rows), max_tokens=max_tokens, unreadable=unreadable)
         completion = reply.completions[0] if reply.completions else None
-        cost = tokens(reply)
+        cost = tokens(reply, completion)
 
 
 async def _complete(

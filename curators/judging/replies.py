@@ -82,7 +82,13 @@ def no_answer(reply: Reply) -> Row:
 
 
 def tokens(reply: Reply, completion: Completion | None = None, vote: int = 0) -> Row:
-    """A request's tokens on one row: all on its only row, else the prompt's on vote 0 and each vote's own."""
-    if len(reply.completions) <= 1:
-        return {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens} if vote == 0 else {}
-    return {"prompt_tokens": reply.prompt_tokens if vote == 0 else 0, "completion_tokens": completion.n_tokens if completion else None}
+    """A request's tokens on the row of one of its completions, null where that did not arrive: all on the only one, else the prompt's
+    on the first and each one's own. A request that brought none has them on vote 0.
+    """
+    whole = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+    if not reply.completions:
+        return whole if vote == 0 else {}
+    first = completion is reply.completions[0]
+    if len(reply.completions) == 1:
+        return whole if first else {}
+    return {"prompt_tokens": reply.prompt_tokens if first else 0, "completion_tokens": completion.n_tokens if completion else None}

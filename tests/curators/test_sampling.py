@@ -139,6 +139,21 @@ async def test_samples_that_the_engine_forgot_are_rows_too() -> None:
     assert [row["state"] for row in rows] == ["ok", "transport_error"]
 
 
+async def test_one_failed_sample_is_one_failure_row_and_its_siblings_keep_their_texts() -> None:
+    class Partly(FakeEngine):
+        async def complete(self, request: Request) -> Reply:
+            arrived = (Completion(text="zero"), Completion(text="two", sample_index=2))
+            return Reply(completions=arrived, error="transport_error", reason="HTTP 500")
+
+    rows = await sample_prompt(make_prompt("Q"), Partly(), n=3, sampling=Sampling())
+    assert [(row["sample_index"], row["state"], row.get("text")) for row in rows] == [
+        (0, "ok", "zero"),
+        (1, "transport_error", None),
+        (2, "ok", "two"),
+    ]
+    assert rows[1]["reason"] == "HTTP 500"
+
+
 async def test_a_frame_of_prompts_is_sampled_and_bad_ones_are_left_out() -> None:
     prompts = frame(prompt_rows([{"prompt": "Q"}, {"prompt": ""}, {"prompt": "R"}], source="f"), PROMPTS)
     generations = await sample(prompts, FakeEngine(), n=2, sampling=Sampling(), logprobs=True)

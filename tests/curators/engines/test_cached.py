@@ -147,9 +147,10 @@ async def test_an_answer_that_nobody_can_parse_is_kept(ledger):
 
 async def test_samples_that_arrived_before_a_failure_are_kept(ledger):
     arrived = Completion(text="paid", sample_index=0, n_tokens=1)
-    failing = FakeEngine(lambda request, i: Reply(error="transport_error", reason="x", completion_tokens=1, extra={"partial": (arrived,)}))
+    failing = FakeEngine(lambda request, i: Reply(completions=(arrived,), error="transport_error", reason="x", completion_tokens=1))
     engine = CachedEngine(failing, ledger)
-    assert (await engine.complete(ask(n=2))).error == "transport_error"
+    reply = await engine.complete(ask(n=2))
+    assert (reply.completions, reply.error, reply.reason, reply.completion_tokens) == ((arrived,), "transport_error", "x", 1)
     await engine.aclose()
     recorder = Recorder()
     engine = CachedEngine(FakeEngine(recorder), ledger)
@@ -196,6 +197,26 @@ async def test_what_one_sample_raises_does_not_take_back_what_the_others_bring(l
     reply = await engine.complete(ask(n=3))
     assert single.asked == [(0, 1), (1, 1), (2, 1), (1, 1)]
     assert [c.sample_index for c in reply.completions] == [0, 1, 2]
+    await engine.aclose()
+
+
+async def test_one_failed_sample_leaves_its_siblings_in_the_reply_new_and_known(ledger):
+    class Refuses(Single):
+        async def complete(self, request: Request) -> Reply:
+            if request.first_sample == 1:
+                return Reply(error="refused", reason="not that one", prompt_tokens=7)
+            return await super().complete(request)
+
+    engine = CachedEngine(Refuses(), ledger)
+    for cached in (0, 2):
+        reply = await engine.complete(ask(n=3))
+        assert (reply.error, reply.reason, reply.cached) == ("refused", "not that one", False)
+        assert [c.sample_index for c in reply.completions] == [0, 2]
+        assert reply.sample(1) is None
+        assert reply.sample(2).text == words(ask(), 2)
+        # One word of prompt for each answer, and what the refusal took.
+        assert reply.prompt_tokens == 1 + 1 + 7
+        assert engine.counts.hits == cached
     await engine.aclose()
 
 

@@ -175,6 +175,24 @@ async def test_votes_are_one_request_with_as_many_samples() -> None:
     assert {(request.n, request.first_sample) for request in requests} == {(3, 0), (1, 1)}
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_a_vote_that_failed_does_not_take_the_others_with_it(lost: int) -> None:
+    class Partly(FakeEngine):
+        async def complete(self, request: Request) -> Reply:
+            arrived = tuple(Completion(text="Verdict: A", sample_index=i, n_tokens=3) for i in range(3) if i != lost)
+            return Reply(completions=arrived, error="transport_error", reason="HTTP 500", prompt_tokens=9, completion_tokens=6)
+
+    config = JudgeConfig(both_orders=False, votes=3, temperature=0.7)
+    rows = await judge_group(PROMPT, THREE[:2], Partly(), rubric=PAIRWISE, config=config)
+    assert [(row["vote"], row["state"], row.get("label")) for row in rows] == [
+        (vote, "transport_error", None) if vote == lost else (vote, "ok", "first") for vote in range(3)
+    ]
+    assert rows[lost]["reason"] == "HTTP 500"
+    assert sum(row["prompt_tokens"] for row in rows) == 9
+    assert sum(row["completion_tokens"] or 0 for row in rows) == 6
+    check(frame(rows, JUDGMENTS), "judgments")
+
+
 def test_votes_that_cannot_differ_are_refused() -> None:
     with pytest.raises(ConfigError, match="3 votes at temperature 0 are one vote"):
         JudgeConfig(votes=3)

@@ -56,7 +56,8 @@ class HttpEngine:
         The first use asks the server and blocks meanwhile.
 
         Raises:
-            EngineBusy: no endpoint can be reached.
+            EngineBusy: no endpoint can be reached, or none can say now which model it serves.
+            EngineError: the key is wrong, or the URL is not that of an API.
         """
         card = self.card
         return f"openai:{self._model}#{digest(card.identity, size=4)}" if card.identity else f"openai:{self._model}"
@@ -65,7 +66,7 @@ class HttpEngine:
     def card(self) -> ModelCard:
         with self._card_lock:
             if self._card is None:
-                self._card = fetch_model_card(self._model, self._urls, api_key=self._options.api_key)
+                self._card = fetch_model_card(self._model, self._urls, self._options)
             return self._card
 
     @property
@@ -173,8 +174,7 @@ class HttpEngine:
         if OVERFLOW.search(answer.text) or answer.status == 413:
             return Reply(error="context_overflow", reason=said, extra=extra)
         if answer.status == 401 or (answer.status == 403 and not self._ever_answered):
-            key = f"the key in {self._options.api_key_env}" if self._options.api_key_env else "no key was given: set api_key_env"
-            raise EngineError(f"{self.spec}: {said}; {key}")
+            raise EngineError(f"{self.spec}: {said}; {self._options.key_advice}")
         if answer.status in (301, 302, 307, 308, 404, 405):
             raise EngineError(f"{self.spec}: {said}; check the model's name and that the URL ends where /chat/completions begins (…/v1)")
         return Reply(error="refused", reason=said, extra=extra)

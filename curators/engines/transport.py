@@ -65,6 +65,11 @@ class HttpOptions:
             return None
         return Price(prompt_usd=self.prompt_usd, completion_usd=self.completion_usd)
 
+    @property
+    def key_advice(self) -> str:
+        """What to do where a server wants another key."""
+        return f"check the key in {self.api_key_env}" if self.api_key_env else "no key was given: set api_key_env"
+
 
 @dataclass(kw_only=True, slots=True)
 class Answer(Generic[T]):
@@ -157,10 +162,9 @@ class Transport:
             return Tried(outcome="failed", reason=f"{endpoint.url}: {type(error).__name__}: {error}")
         if status == 200:
             return Tried(outcome="answered", status=200, raw=raw)
-        passing = status in PASSING or (status >= 500 and status != 501)
         refused = status == 429 or (status == 503 and retry_after_s is not None)
         return Tried(
-            outcome="refused" if refused else "failed" if passing else "answered",
+            outcome="refused" if refused else "failed" if passes(status) else "answered",
             status=status,
             raw=raw,
             retry_after_s=retry_after_s,
@@ -201,6 +205,15 @@ class Transport:
             trust_env=False,
         )
         return self._session
+
+
+def passes(status: int) -> bool:
+    """Whether an HTTP status may be another one in a moment.
+
+    >>> [passes(status) for status in (404, 429, 501, 503)]
+    [False, True, False, True]
+    """
+    return status in PASSING or (status >= 500 and status != 501)
 
 
 def parse_retry_after(value: str | None) -> float | None:

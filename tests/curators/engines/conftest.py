@@ -27,11 +27,15 @@ def refuse(status: int, message: str, **headers: str) -> web.Response:
 
 
 class ScriptedServer:
-    """Answers POST /v1/chat/completions by `say`; `None` from it breaks the connection off. `bodies` are what came, in order."""
+    """Answers POST /v1/chat/completions by `say`; `None` from it breaks the connection off. `bodies` are what came, in order.
+
+    GET /v1/models is answered by what is in `models`, in order, and then by `card`.
+    """
 
     def __init__(self, say: Say, card: dict[str, Any] | None) -> None:
         self.say = say
         self.card = card
+        self.models: list[web.StreamResponse] = []
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
@@ -79,6 +83,8 @@ class ScriptedServer:
         return response
 
     async def _models(self, request: web.Request) -> web.Response:
+        if self.models:
+            return self.models.pop(0)
         if self.card is None:
             return web.Response(status=404)
         return web.json_response({"object": "list", "data": [{"id": "m", "object": "model", "created": 1, **self.card}]})

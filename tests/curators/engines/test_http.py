@@ -469,6 +469,53 @@ async def test_the_fingerprint_names_weights_and_not_the_place_or_the_hour(serve
     assert one.startswith("openai:m#")
 
 
+async def _fingerprint(server, **options) -> str:
+    engine = engine_for(server.url, **options)
+    try:
+        return await asyncio.to_thread(lambda: engine.fingerprint)
+    finally:
+        await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [web.Response(status=503), web.Response(status=429)],
+        [web.Response(status=408)],
+        [web.Response(text="<html>starting</html>")],
+        [web.Response(body=b'{"data": [{"id": "m", "ro')],
+    ],
+    ids=["busy", "timeout", "no JSON", "broken off"],
+)
+async def test_a_server_that_cannot_name_its_model_now_is_asked_again(serve, replies, answers):
+    server = await serve(lambda s, body: replies.chat("x"), card={"root": "org/model"})
+    named = await _fingerprint(server)
+    server.models = answers
+    assert await _fingerprint(server) == named != "openai:m"
+
+
+async def test_a_server_that_never_names_its_model_is_busy_and_not_another_one(serve, replies):
+    server = await serve(lambda s, body: replies.chat("x"), card={"root": "org/model"})
+    server.models = [replies.refuse(503, "loading the model") for _ in range(3)]
+    with pytest.raises(EngineBusy, match=r"GET http://.*/v1/models does not say now .*HTTP 503: loading the model.*let it load its model"):
+        await _fingerprint(server)
+
+
+async def test_only_a_server_without_a_list_of_models_has_no_card(serve, replies):
+    server = await serve(lambda s, body: replies.chat("x"))
+    for status in (403, 404, 405, 501):
+        server.models = [replies.refuse(status, "no")]
+        assert await _fingerprint(server) == "openai:m"
+    for status, options, match in (
+        (401, {}, "HTTP 401: no; no key was given: set api_key_env"),
+        (401, {"api_key": "k", "api_key_env": "MY_KEY"}, "check the key in MY_KEY"),
+        (302, {}, "HTTP 302.*check that the URL ends where /models begins"),
+    ):
+        server.models = [replies.refuse(status, "no")]
+        with pytest.raises(EngineError, match=match):
+            await _fingerprint(server, **options)
+
+
 async def test_samples_that_did_arrive_are_not_lost_with_the_one_that_did_not(serve, replies, cached_engine_for):
     def say(server, body):
         if "n" in body:

@@ -97,6 +97,9 @@ def min_judge_agreement(candidate: Candidate, bound: float) -> GateResult:
         return _not_applicable(name, bound, "no model judged")
     if "agreement" not in candidate.judge:
         return _not_applicable(name, bound, "there is no gold to agree with")
+    if not candidate.judge["agreement"]["n"]:
+        why = f"the gold decides none of the judged pairs, so nothing shows that the judge agrees with it; at least {bound:.1%}"
+        return GateResult(name=name, figure=None, bound=bound, passed=False, detail=why)
     return _at_least(name, candidate.judge["agreement"], bound, "pairs that the gold decides are judged as it does")
 
 

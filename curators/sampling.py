@@ -245,7 +245,7 @@ def _generation(shared: Row, index: int, reply: Reply) -> Row:
     else:
         row |= {"state": "transport_error", "reason": f"the engine gave {len(reply.completions)} samples, sample {index} is missing"}
     content = [row.get("text"), row["tool_calls"]] if row.get("tool_calls") else row.get("text")
-    row["generation_id"] = digest(row["prompt_id"], row["policy"], row["sampling"], row["seed"], index, content)
+    row["generation_id"] = digest(row["prompt_id"], row["policy"], row["sampling"], row["seed"], index, row["state"], content)
     return row
 
 

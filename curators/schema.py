@@ -37,7 +37,7 @@ PROMPTS: Schema = MappingProxyType(
 
 GENERATIONS: Schema = MappingProxyType(
     {
-        "generation_id": _T,  # content id of prompt_id, policy, sampling, seed, sample_index and text
+        "generation_id": _T,  # content id of prompt_id, policy, sampling, seed, sample_index, state and text
         "prompt_id": _T,
         "policy": _T,  # fingerprint of the engine that wrote it, or "source:<name>" for imported text
         "engine": _T,  # its spec
@@ -59,7 +59,7 @@ GENERATIONS: Schema = MappingProxyType(
 
 JUDGMENTS: Schema = MappingProxyType(
     {
-        "judgment_id": _T,  # content id of judge, rubric digest, channel, sampling, generation_ids as shown, vote and attempt
+        "judgment_id": _T,  # content id of judge, rubric digest, sampling, generation_ids as shown, vote, attempt and OUTCOME
         "prompt_id": _T,
         "protocol": _T,  # pairwise | pointwise | listwise | verifier
         "judge": _T,  # fingerprint; "verifier:<name>@<code digest>"; "source:<name>" for imported judgments (people too)
@@ -70,6 +70,7 @@ JUDGMENTS: Schema = MappingProxyType(
         "order": pl.Int8(),  # pairwise: 0 = the item's own order, 1 = swapped; else 0
         "vote": pl.Int16(),
         "attempt": pl.Int16(),
+        "sampling": _T,  # JSON object of how the judge was asked; null for verifiers and imports
         "channel": _T,  # text | options | verifier | recorded
         "p_first": pl.Float64(),  # pairwise: probability that the first shown is better; null when not ok
         "label": _T,  # pairwise: first | second | tie; null when not ok
@@ -84,6 +85,9 @@ JUDGMENTS: Schema = MappingProxyType(
         "completion_tokens": pl.Int32(),
     }
 )
+
+OUTCOME = ("state", "raw", "label", "p_first", "scores")
+"""What came of a judgment: part of its id, so that an answer never hides behind an earlier failure of the same question."""
 
 VERDICTS: Schema = MappingProxyType(
     {

@@ -35,6 +35,7 @@ from curators.errors import ConfigError
 from curators.judging.parsing import normalise
 from curators.judging.prompts import conversation_text
 from curators.sampling import Row
+from curators.schema import OUTCOME
 
 Check = Callable[..., "bool | float | None"]
 
@@ -259,7 +260,7 @@ def _verify(verifier: Verifier, prompt: str, generation: Mapping[str, Any], refe
 
 def _row(prompt: Mapping[str, Any], generation: Mapping[str, Any], verifier: Verifier, outcome: Row) -> Row:
     return {
-        "judgment_id": digest(verifier.judge, None, [generation["generation_id"]], 0, 0),
+        "judgment_id": digest(verifier.judge, None, [generation["generation_id"]], 0, 0, [outcome.get(name) for name in OUTCOME]),
         "prompt_id": prompt["prompt_id"],
         "protocol": "verifier",
         "judge": verifier.judge,

@@ -5,7 +5,7 @@ Shared by every flow that ends in a published version. Everything here is synchr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from curators.sampling import bad_prompt, mark_duplicates, prompt_of
 from curators.schema import GENERATIONS, JUDGMENTS, PROMPTS, frame
 from pipelines.config import CurateConfig, login_name
 from pipelines.runs import Run, code_digest
+from storage import Release
 from storage import publish as publish_version
 from storage import tag as move_tag
 from storage.files import read_rows
@@ -66,6 +67,8 @@ def build(run: Run) -> dict[str, int]:
         count_states(generations, stage="sample", unit="generations", kept=usable),
         count_states(final_judgments(labelling), stage="judge", unit="judgments"),
     ]
+    if gold is not None:
+        run.figures.funnels.append(count_states(final_judgments(gold), stage="gold", unit="judgments"))
     pairing = PairConfig(
         pair_policy=config.pairs.policy,
         min_margin=config.pairs.min_margin,
@@ -126,10 +129,16 @@ def _verdict_funnel(found: pl.DataFrame) -> Funnel:
     return Funnel(stage="verdicts", unit="compared pairs", n_in=found.height, n_kept=decided, dropped=counts)
 
 
+OWN_FACTS = {"generations": ["policy", "sampling", "seed"], "judgments": ["judge", "rubric_digest", "sampling"]}
+"""What a version's facts have in common: without it, a night's version would hold every earlier night's samples of the same prompts."""
+
+
 def publish(run: Run) -> dict[str, Any]:
     """Every fact into the lake, also of a refused candidate: it was paid for. The pairs only when all gates pass."""
+    own: dict[str, pl.DataFrame] = {}
     for table, data in _facts(run):
-        run.lake.append(table, data, commit_id=f"{run.key}/{table}")
+        run.lake.append(table, data, commit_id=f"{run.key}/{table}", replacing="reference" if table == "prompts" else None)
+        own |= {table: data.select(OWN_FACTS[table]).unique()} if table in OWN_FACTS else {}
     if run.figures.refusal is None:
         release = publish_version(
             run.lake,
@@ -138,14 +147,27 @@ def publish(run: Run) -> dict[str, Any]:
             manifest=manifest(run),
             author=run.config.author or login_name(),
             commit_id=run.key,
+            facts=own,
         )
         run.release = release
-        if run.config.tag:
-            move_tag(run.lake, release.ref, run.config.tag)
     outcome = run.outcome()
     run.note("outcome", outcome)
     _drop_intermediates(run)
     return outcome
+
+
+def announce(run: Run, emit: Callable[[Release], None]) -> None:
+    """Move the tag and send the event of the run's version, each once, also where a killed attempt published it."""
+    release, done = run.release, run.noted("announced") or {"tags": [], "event": False}
+    if release is None:
+        return
+    if (tag := run.config.tag) and tag not in done["tags"]:
+        move_tag(run.lake, release.ref, tag)
+        done["tags"].append(tag)
+    if not release.reused and not done["event"]:
+        emit(release)
+        done["event"] = True
+    run.note("announced", done)
 
 
 def _facts(run: Run) -> Iterable[tuple[str, pl.DataFrame]]:

@@ -12,6 +12,7 @@ import polars as pl
 
 from curators.engines.base import digest
 from curators.errors import ConfigError
+from curators.sampling import gather_all
 from curators.verifiers import load_verifier
 from pipelines import tasks
 from pipelines.artifacts import ProgressArtifact
@@ -81,6 +82,7 @@ async def annotated(run: Run) -> None:
     assert isinstance(config, CurateConfig)
     n = run.read("prompts").filter(pl.col("state") == "ok").height
     starts = range(0, n, config.shard_prompts)
+    run.drop_shards()  # those of a killed attempt, perhaps of another size; their calls are in the ledger
     turn = asyncio.Semaphore(config.concurrent_shards)
     bar = await ProgressArtifact.create(config.dataset)
 
@@ -92,9 +94,7 @@ async def annotated(run: Run) -> None:
         run.on_advance = lambda done: advance("prompts", done, n)
         watch = asyncio.create_task(bar.follow(lambda: (run.done, n)))
         try:
-            async with asyncio.TaskGroup() as group:
-                for number, start in enumerate(starts):
-                    group.create_task(shard(number, start))
+            await gather_all(shard(number, start) for number, start in enumerate(starts))
         finally:
             watch.cancel()
     await bar.update(n, n)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from prefect.events import emit_event
+
+from storage import Release
 
 PUBLISHED = "pairmill.dataset.published"
 
 
-def emit_published(*, name: str, version: int, digest: str, counts: Mapping[str, Any]) -> None:
-    """Say that `name@version` is there. Resource id `pairmill.dataset.<name>`; the payload is what a trigger's template may use."""
+def emit_published(release: Release) -> None:
+    """Say that the version is there. Resource id `pairmill.dataset.<name>`; the payload is what a trigger's template may use."""
     emit_event(
         event=PUBLISHED,
-        resource={"prefect.resource.id": f"pairmill.dataset.{name}", "prefect.resource.name": f"{name}@{version}"},
-        payload={"name": name, "version": version, "dataset": f"{name}@{version}", "digest": digest, **counts},
+        resource={"prefect.resource.id": f"pairmill.dataset.{release.name}", "prefect.resource.name": release.ref},
+        payload={
+            "name": release.name,
+            "version": release.version,
+            "dataset": release.ref,
+            "digest": release.digest,
+            "n_pairs": release.n_pairs,
+        },
     )

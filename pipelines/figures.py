@@ -7,6 +7,7 @@ from typing import Any
 
 from curators.funnel import Funnel, to_frame
 from curators.gates import GateResult, refusal
+from curators.judging.health import health_rows
 
 
 @dataclass(kw_only=True)
@@ -25,9 +26,7 @@ class Figures:
 
     @property
     def health_rows(self) -> list[dict[str, Any]]:
-        """The shares of the judge's health, one a row, with counts and 95 % intervals."""
-        shares = {name: value for name, value in (self.health or {}).items() if isinstance(value, dict) and "share" in value}
-        return [{"figure": name, **value} for name, value in shares.items()]
+        return health_rows(self.health) if self.health else []
 
     @property
     def refusal(self) -> str | None:

@@ -109,6 +109,15 @@ class Run:
         files = sorted(self.directory.glob(f"[0-9]*.{name}.parquet"))
         return pl.read_parquet(files) if files else pl.DataFrame(schema=dict(schema))
 
+    def drop_shards(self) -> None:
+        for file in self.directory.glob("[0-9]*.parquet"):
+            file.unlink()
+
+    def noted(self, name: str) -> Any:
+        """What `note` wrote under that name, or null."""
+        path = self.path(f"{name}.json")
+        return orjson.loads(path.read_bytes()) if path.exists() else None
+
     def note(self, name: str, value: object) -> None:
         draft = self.path(f"{name}.{os.getpid()}.tmp")
         draft.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))

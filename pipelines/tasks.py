@@ -118,17 +118,14 @@ async def build_candidate(key: str) -> dict[str, int]:
 
 @task(name="publish", **PLAIN)
 async def publish_candidate(key: str) -> dict[str, Any]:
-    """Keep every fact; publish the pairs if the gates let them through; say so."""
-    run = RUNS[key]
-    outcome = await asyncio.to_thread(candidates.publish, run)
-    if run.release is not None and not run.release.reused:
-        emit_published(
-            name=run.release.name,
-            version=run.release.version,
-            digest=run.release.digest,
-            counts={"n_pairs": run.release.manifest["counts"]["pairs"]},
-        )
-    return outcome
+    """Keep every fact; publish the pairs if the gates let them through."""
+    return await asyncio.to_thread(candidates.publish, RUNS[key])
+
+
+@task(name="announce", **PLAIN)
+async def announce(key: str) -> None:
+    """Move the tag and say that the version is there: what starts its training."""
+    await asyncio.to_thread(candidates.announce, RUNS[key], emit_published)
 
 
 @task(name="show figures", **PLAIN)

@@ -24,14 +24,15 @@ import pyarrow.parquet as pq
 from storage.columns import identifier, literal
 from storage.digests import SLICE_ROWS, digest_sorted
 from storage.errors import DigestMismatch, ManifestError
-from storage.lake import FACTS, Lake, clear_errors, tables
+from storage.facts import FACTS, facts_query
+from storage.lake import Lake, clear_errors, tables
 
 if TYPE_CHECKING:
     from storage.versions import Release
 
 FORMAT = "pairmill-version-1"
 OWN_KEYS = frozenset(
-    {"format", "name", "version", "digest", "facts_digest", "n_pairs", "snapshot", "commit_id", "author", "created_at", "files"}
+    {"format", "name", "version", "digest", "facts_digest", "n_pairs", "snapshot", "commit_id", "author", "created_at", "files", "facts"}
 )
 """What storage writes into a manifest; everything else comes from the flow."""
 
@@ -71,8 +72,7 @@ def _write(con: duckdb.DuckDBPyConnection, release: Release, draft: Path) -> lis
         raise DigestMismatch(f"{release.ref}: the catalog's rows at snapshot {release.snapshot} do not have the digest {release.digest}")
     for table in tables(con, snapshot=release.snapshot):
         if table in FACTS:
-            at = f"lake.{table} AT (VERSION => {release.snapshot})"
-            rows = f"FROM {at} WHERE prompt_id IN (SELECT prompt_id FROM {pairs}) ORDER BY {FACTS[table]}"
+            rows = facts_query(table, pairs=pairs, which=release.manifest["facts"], at=f"AT (VERSION => {release.snapshot})")
             written.append(_copy(con, rows, draft / f"{table}.parquet"))
     return written
 

@@ -9,9 +9,10 @@ import duckdb
 import polars as pl
 
 from storage import frozen
-from storage.columns import identifier, literal
+from storage.columns import literal
 from storage.errors import DatasetNotFound, StorageError
-from storage.lake import FACTS, Lake, clear_errors, tables
+from storage.facts import FACTS, facts_query
+from storage.lake import Lake, clear_errors, tables
 from storage.versions import Release, pairs_table, resolve
 
 
@@ -111,20 +112,13 @@ def lineage(lake: Lake, ref: str, pair_id: str) -> dict[str, Any]:
     release = resolve(lake, ref)
     at = f"AT (VERSION => {release.snapshot})"
     with clear_errors(f"{release.ref}: cannot trace {pair_id}"), lake.reading() as con:
-        parts = []
-        for table in tables(con, snapshot=release.snapshot):
-            if table == "prompts":
-                parts.append(f"(SELECT fact FROM (FROM lake.prompts {at}) AS fact WHERE fact.prompt_id = pair.prompt_id) AS prompt")
-            elif table in FACTS:
-                each = f"list(fact ORDER BY fact.{FACTS[table]})"
-                parts.append(
-                    f"(SELECT {each} FROM (FROM lake.{table} {at}) AS fact WHERE fact.prompt_id = pair.prompt_id) AS {identifier(table)}"
-                )
-        columns = ", ".join(["pair", *parts])
-        found = con.sql(f"SELECT {columns} FROM (FROM {pairs_table(release.name)} {at}) AS pair WHERE pair_id = {literal(pair_id)}")
-        names, rows = found.columns, found.fetchall()
-    if not rows:
-        raise DatasetNotFound(f"{release.ref} has no pair {pair_id!r}; it has {release.n_pairs} pairs, listed by storage.scan")
-    parts_of = dict(zip(names, rows[0], strict=True))
-    facts = {table: parts_of.get(table) or [] for table in FACTS if table != "prompts"}
-    return {"version": release.ref, "pair": parts_of["pair"], "prompt": parts_of.get("prompt"), **facts}
+        found = con.sql(f"SELECT pair FROM (FROM {pairs_table(release.name)} {at}) AS pair WHERE pair_id = {literal(pair_id)}").fetchone()
+        if not found:
+            raise DatasetNotFound(f"{release.ref} has no pair {pair_id!r}; it has {release.n_pairs} pairs, listed by storage.scan")
+        pair = found[0]
+        facts: dict[str, list[dict[str, Any]]] = {table: [] for table in FACTS}
+        for table in FACTS.keys() & set(tables(con, snapshot=release.snapshot)):
+            its = facts_query(table, pairs=f"(SELECT {literal(pair['prompt_id'])} AS prompt_id)", which=release.manifest["facts"], at=at)
+            facts[table] = [row[0] for row in con.sql(f"SELECT fact FROM ({its}) AS fact").fetchall()]
+    prompts = facts.pop("prompts")
+    return {"version": release.ref, "pair": pair, "prompt": prompts[0] if prompts else None, **facts}

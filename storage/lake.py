@@ -24,7 +24,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Self
 
 import duckdb
@@ -33,9 +33,7 @@ import polars as pl
 from storage.columns import Frame, bring_in, check_rows, columns_of, identifier, line_up, literal
 from storage.errors import ManifestError, StorageError
 from storage.extensions import connect, extension_path, load_extension
-
-FACTS: Mapping[str, str] = MappingProxyType({"prompts": "prompt_id", "generations": "generation_id", "judgments": "judgment_id"})
-"""The fact tables and the column that identifies a row of each; every fact has the `prompt_id` that it is about."""
+from storage.facts import fact_key
 
 CATALOG = "__ducklake_metadata_lake"
 OWN_ENTRIES = ("catalog.sqlite", "data", "frozen", "writer.lock", "secret", "tmp", "calls.sqlite", "checkpoints", "runs", "prefect")
@@ -113,11 +111,12 @@ class Lake:
         with clear_errors(f"{what}: nothing was written to the lake {self.root}"), locked(self.root), self.reading() as con:
             yield con
 
-    def append(self, table: str, frame: Frame, *, commit_id: str, author: str = "pairmill") -> int:
+    def append(self, table: str, frame: Frame, *, commit_id: str, author: str = "pairmill", replacing: str | None = None) -> int:
         """Insert the facts whose id is not there yet, in one transaction, and return how many those were.
 
         Asking twice is harmless: the ids decide, and `commit_id` only says in the catalog's history which write brought the rows. New
-        columns are added to the table, columns that the frame lacks are null.
+        columns are added to the table, columns that the frame lacks are null. A row with another, non-null value in the column
+        `replacing` takes the place of the stored one (a corrected reference); versions keep the row that they were published with.
 
         Raises:
             StorageError: no such fact table, an id or `prompt_id` that is missing or null, a column whose type does not fit, or no space.
@@ -130,6 +129,12 @@ class Lake:
                 raise StorageError(f"{table}: the column prompt_id is missing; there are {list(incoming)}")
             target = f"lake.{table}"
             prepare_table(con, target, incoming, what=table)
+            if replacing in incoming:
+                column = identifier(str(replacing))
+                con.execute(
+                    f"DELETE FROM {target} AS there WHERE EXISTS (FROM incoming WHERE incoming.{key} = there.{key}"
+                    f" AND incoming.{column} IS NOT NULL AND incoming.{column} IS DISTINCT FROM there.{column})"
+                )
             once = f"DISTINCT ON ({key}) *" if different < rows else "*"
             # BY NAME: another process may have added a column, and by position the values would then go to the wrong ones.
             added = con.execute(
@@ -254,12 +259,6 @@ def tables(con: duckdb.DuckDBPyConnection, schema: str = "main", snapshot: int |
         f" WHERE t.end_snapshot IS NULL AND s.schema_name = {literal(schema)}{at} ORDER BY 1"
     ).fetchall()
     return [str(row[0]) for row in rows]
-
-
-def fact_key(table: str) -> str:
-    if table not in FACTS:
-        raise StorageError(f"there is no fact table {table}; allowed are {', '.join(FACTS)}")
-    return FACTS[table]
 
 
 def first_line(error: BaseException) -> str:

@@ -19,11 +19,21 @@ from storage import frozen
 from storage.columns import Columns, Frame, bring_in, check_rows, columns_of, identifier, literal
 from storage.digests import SLICE_ROWS, digest_frame, digest_sorted
 from storage.errors import StorageError
-from storage.lake import FACTS, Lake, commit, prepare_table, tables
+from storage.facts import FACTS, Chosen, chosen, facts_query
+from storage.lake import Lake, commit, prepare_table, tables
 from storage.versions import FIELDS, Release, find_by_commit, now, pairs_table, row_of
 
 
-def publish(lake: Lake, name: str, pairs: Frame, *, manifest: Mapping[str, Any], author: str, commit_id: str) -> Release:
+def publish(
+    lake: Lake,
+    name: str,
+    pairs: Frame,
+    *,
+    manifest: Mapping[str, Any],
+    author: str,
+    commit_id: str,
+    facts: Mapping[str, pl.DataFrame] | None = None,
+) -> Release:
     """Make the dataset's pairs exactly these, as the next version, and freeze it.
 
     One transaction holds the pairs and the release's row. A second call with the same `commit_id` writes nothing and returns what the first
@@ -32,21 +42,33 @@ def publish(lake: Lake, name: str, pairs: Frame, *, manifest: Mapping[str, Any],
     Args:
         pairs: `pair_id` (text, unique, no nulls), `prompt_id` (text) and any other columns; an empty frame is an empty version.
         manifest: JSON values: recipe, recipe_digest, parents, funnel, gates … Storage adds the keys in `frozen.OWN_KEYS`.
+        facts: by fact table, a frame of columns whose values the version's own facts have (`storage.facts`); of a table without one, and of
+            all of them where this is null, every fact of the pairs' prompts belongs to the version.
 
     Raises:
         StorageError: a bad name, frame or manifest, a commit id that published another dataset, or no space; nothing is half-written.
     """
-    record(lake, name, pairs, manifest=manifest, author=author, commit_id=commit_id)
+    record(lake, name, pairs, manifest=manifest, author=author, commit_id=commit_id, facts=facts)
     release = find_by_commit(lake, commit_id)
     if release is None:
         raise StorageError(f"publish {name}: the commit {commit_id} was made but is not in the lake {lake.root}; run `pairmill doctor`")
     return release
 
 
-def record(lake: Lake, name: str, pairs: Frame, *, manifest: Mapping[str, Any], author: str, commit_id: str) -> None:
+def record(
+    lake: Lake,
+    name: str,
+    pairs: Frame,
+    *,
+    manifest: Mapping[str, Any],
+    author: str,
+    commit_id: str,
+    facts: Mapping[str, pl.DataFrame] | None = None,
+) -> None:
     """The commit of `publish`, without the frozen copy, which whoever asks for the version next completes."""
     target = pairs_table(name)
-    document = _document(manifest)
+    which = chosen(facts or {})
+    document = _document(manifest, which)
     if not commit_id:
         raise StorageError(f"publish {name}: the commit id is empty; give what names this run, so that a repeated call is recognised")
     with lake.writing(f"publish {name}") as con:
@@ -56,7 +78,7 @@ def record(lake: Lake, name: str, pairs: Frame, *, manifest: Mapping[str, Any], 
                 f"the commit id {commit_id} published {known['dataset']}@{known['version']} already, not {name}; use a new one"
             )
         if not known:
-            row = _new_row(con, name, bring_in(con, pairs), pairs) | {
+            row = _new_row(con, name, bring_in(con, pairs), pairs, which) | {
                 "commit_id": commit_id,
                 "manifest": document,
                 "author": author,
@@ -70,16 +92,16 @@ def record(lake: Lake, name: str, pairs: Frame, *, manifest: Mapping[str, Any], 
             commit(con, author=author, message=f"publish {name}@{row['version']}", commit_id=commit_id)
 
 
-def _document(manifest: Mapping[str, Any]) -> str:
+def _document(manifest: Mapping[str, Any], which: Chosen) -> str:
     if taken := sorted(frozen.OWN_KEYS & manifest.keys()):
         raise StorageError(f"the manifest's keys {taken} are written by storage; leave them out")
     try:
-        return orjson.dumps(dict(manifest), option=orjson.OPT_SORT_KEYS).decode()
+        return orjson.dumps({**manifest, "facts": which}, option=orjson.OPT_SORT_KEYS).decode()
     except TypeError as error:
         raise StorageError(f"the manifest is not JSON: {error}; give text, numbers, lists and objects") from error
 
 
-def _new_row(con: duckdb.DuckDBPyConnection, name: str, incoming: Columns, pairs: Frame) -> dict[str, Any]:
+def _new_row(con: duckdb.DuckDBPyConnection, name: str, incoming: Columns, pairs: Frame, which: Chosen) -> dict[str, Any]:
     """What identifies the next version: its number, digests and size."""
     rows, different = check_rows(con, name, incoming, "pair_id")
     if different != rows:
@@ -93,18 +115,19 @@ def _new_row(con: duckdb.DuckDBPyConnection, name: str, incoming: Columns, pairs
         digest = digest_sorted(con.sql("FROM incoming ORDER BY pair_id").to_arrow_reader(SLICE_ROWS))
     else:
         digest = digest_frame(pl.DataFrame(pairs), "pair_id")
-    facts_digest = _facts_digest(con)
+    facts_digest = _facts_digest(con, which)
     latest = row_of(con, f"dataset = {literal(name)} AND NOT reused ORDER BY version DESC LIMIT 1")
     reused = latest is not None and (latest["digest"], latest["facts_digest"]) == (digest, facts_digest)
     version = (latest["version"] if latest else 0) + (not reused)
     return {"dataset": name, "version": version, "digest": digest, "facts_digest": facts_digest, "n_pairs": rows, "reused": reused}
 
 
-def _facts_digest(con: duckdb.DuckDBPyConnection) -> str:
-    """Over the ids of every fact of the incoming pairs' prompts. Ids of facts are content ids, so the ids stand for the content."""
+def _facts_digest(con: duckdb.DuckDBPyConnection, which: Chosen) -> str:
+    """Over the ids of the version's generations and judgments, which are content ids, and over its prompts, whose reference may change."""
     found = {}
     for table in sorted(FACTS.keys() & set(tables(con))):
-        ids = con.sql(f"SELECT {FACTS[table]} FROM lake.{table} WHERE prompt_id IN (SELECT prompt_id FROM incoming) ORDER BY 1")
+        shown = "*" if table == "prompts" else FACTS[table]
+        ids = con.sql(f"SELECT {shown} {facts_query(table, pairs='incoming', which=which)}")
         found[table] = digest_sorted(ids.to_arrow_reader(SLICE_ROWS))
     return hashlib.sha256(orjson.dumps(found, option=orjson.OPT_SORT_KEYS)).hexdigest()
 

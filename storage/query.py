@@ -25,7 +25,8 @@ import pyarrow as pa
 from storage.columns import literal
 from storage.errors import StorageError
 from storage.extensions import connect
-from storage.lake import FACTS, Lake, clear_errors, first_line, tables
+from storage.facts import FACTS
+from storage.lake import Lake, clear_errors, first_line, tables
 from storage.versions import list_datasets, log, resolve
 
 if TYPE_CHECKING:

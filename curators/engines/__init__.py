@@ -2,7 +2,7 @@
 
 | spec | what | fingerprint |
 |---|---|---|
-| `hf:PATH[@REV]` | transformers in this process: a directory, a `.gguf` file or a hub name | weights, tokenizer and chat template; `+dtype` where one is asked for |
+| `hf:PATH[@REV]` | transformers in this process: a directory, a `.gguf` file or a hub name | weights, tokenizer, template, a set dtype |
 | `openai:MODEL@http://host:port/v1[,http://…]` | a server that speaks the OpenAI chat format | model id, and its weights by GET /models |
 | `replay:FILE` | recorded completions, matched by the request's key | the file's text |
 | `fake:`, `fake:judge` | no model: deterministic words or verdicts | its name |

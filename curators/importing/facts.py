@@ -226,7 +226,8 @@ def _finish(growing: _Growing, layouts: Mapping[str, ColumnMap]) -> Imported:
     prompts, generations, judgments = (
         pl.concat(growing.frames[kind]) if growing.frames[kind] else pl.DataFrame(schema=dict(schema)) for kind, schema in _SCHEMAS.items()
     )
-    prompts = prompts.sort("prompt_id", "meta", "reference", "source", "messages", "tools").unique("prompt_id", keep="first", maintain_order=True)
+    prompts = prompts.sort("prompt_id", "meta", "reference", "source", "messages", "tools")
+    prompts = prompts.unique("prompt_id", keep="first", maintain_order=True)
     generations = generations.sort("prompt_id", "generation_id", "tool_calls").unique("generation_id", keep="first", maintain_order=True)
     judgments = judgments.sort("judgment_id", "raw").unique("judgment_id", keep="first", maintain_order=True)
     vote = pl.col("judgment_id").rank("ordinal").over("generation_ids").cast(pl.Int16) - 1

@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 import orjson
 
-from curators.engines.base import Engine, Reply, Request, Sampling, digest
+from curators.engines.base import Engine, Reply, Request, Sampling, canonical, digest
 from curators.errors import ConfigError
 from curators.judging.parsing import normalise
 from curators.judging.prompts import LETTERS, Rubric, answer_text, conversation_text, nonce, render
 from curators.judging.replies import no_answer, read_options, read_text, required_form, tokens
 from curators.sampling import Row, gather_all
+from curators.schema import OUTCOME
 
 Channel = Literal["options", "text"]
 
@@ -99,9 +100,11 @@ class _Case:
 
     def row(self, shown: _Shown, *, channel: str, vote: int = 0, attempt: int = 0, **columns: Any) -> Row:
         c, rubric = self.config, self.rubric
-        settings = [channel, c.temperature, c.top_p, c.max_tokens, c.seed, c.chat_template_kwargs]
+        names = ("temperature", "top_p", "max_tokens", "seed", "chat_template_kwargs")
+        sampling = canonical({"channel": channel} | {name: getattr(c, name) for name in names}).decode()
+        answered = [columns.get(name) for name in OUTCOME]
         return {
-            "judgment_id": digest(self.engine.fingerprint, rubric.digest, shown.ids, vote, attempt, settings),
+            "judgment_id": digest(self.engine.fingerprint, rubric.digest, shown.ids, vote, attempt, sampling, answered),
             "prompt_id": self.prompt_id,
             "protocol": rubric.protocol,
             "judge": self.engine.fingerprint,
@@ -113,6 +116,7 @@ class _Case:
             "vote": vote,
             "attempt": attempt,
             "channel": channel,
+            "sampling": sampling,
             **columns,
         }
 

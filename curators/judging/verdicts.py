@@ -43,8 +43,9 @@ class VerdictConfig:
 
 
 def final_judgments(judgments: pl.DataFrame) -> pl.DataFrame:
-    """The last attempt of every presentation and vote: the one that could be read, else the last one that was made."""
-    return judgments.sort("attempt").unique(["judge", "prompt_id", "generation_ids", "vote"], keep="last", maintain_order=True)
+    """One attempt of every presentation and vote: the last that could be read, else the last that was made."""
+    readable = pl.col("state") == "ok"
+    return judgments.sort(readable, "attempt").unique(["judge", "prompt_id", "generation_ids", "vote"], keep="last", maintain_order=True)
 
 
 def verdicts(judgments: pl.DataFrame, config: VerdictConfig | None = None) -> pl.DataFrame:

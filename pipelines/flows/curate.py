@@ -20,12 +20,14 @@ async def curate(config: CurateConfig) -> dict[str, Any]:
     """
     async with curation(config) as run:
         if run.release is not None:
+            await tasks.announce(run.key)
             return run.outcome("reused")
         await tasks.read_prompts(run.key)
         await annotated(run)
         await tasks.build_candidate(run.key)
-        await tasks.show_figures(run.key)
         await tasks.publish_candidate(run.key)
+        await tasks.announce(run.key)
+        await tasks.show_figures(run.key)
         return run.outcome()
 
 

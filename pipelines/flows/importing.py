@@ -16,9 +16,11 @@ async def import_dataset(config: ImportConfig) -> dict[str, Any]:
     """Bring in data that others sampled and judged. The same files, columns and code are the same version."""
     async with importation(config) as run:
         if run.release is not None:
+            await tasks.announce(run.key)
             return run.outcome("reused")
         await tasks.import_files(run.key)
         await tasks.publish_candidate(run.key)
+        await tasks.announce(run.key)
         await tasks.show_figures(run.key)
         return run.outcome()
 

@@ -82,7 +82,8 @@ async def run_trainer(
 
     Args:
         command: an argument list, or a line in shell quoting (no shell runs it); null is the built-in DPO job.
-        out_dir: made if missing. What an interrupted run left there stays, so that a trainer may resume; an old `result.json` does not.
+        out_dir: made if missing. What an interrupted run left there stays, so that a trainer may resume; an old `result.json` does not, nor
+            that of a trainer that fails: one that is there afterwards is whole (`finished`).
         on_line: called in the event loop with each line of output, without its line ending; a carriage return ends a line too.
 
     Raises:
@@ -91,17 +92,8 @@ async def run_trainer(
 
     The trainer runs in its own process group, which is killed when this call is cancelled or the time is over.
     """
-    handoff_dir, out_dir = Path(handoff_dir).resolve(), Path(out_dir).resolve()
-    if not handoff_dir.is_dir():
-        raise ConfigError(f"the hand-off {handoff_dir} is not a directory; make one with `pairmill export … --format duckdb`")
-    out_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / RESULT).unlink(missing_ok=True)
-    params_file = out_dir / "params.json"
-    write_json(params_file, dict(params))
-    policy = str(Path(policy_path).resolve()) if Path(policy_path).exists() else str(policy_path)
-    values = {"handoff": str(handoff_dir), "policy": policy, "out": str(out_dir), "params": str(params_file)}
-    argv = fill(command if command is not None else DEFAULT_COMMAND, values)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **{f"PAIRMILL_{name.upper()}": value for name, value in values.items()}}
+    out_dir = Path(out_dir).resolve()
+    argv, environment = _invocation(command, Path(handoff_dir).resolve(), policy_path=policy_path, out_dir=out_dir, params=params)
     log = out_dir / LOG
     last: deque[str] = deque(maxlen=KEPT_LINES)
 
@@ -110,13 +102,43 @@ async def run_trainer(
         if on_line is not None:
             on_line(line)
 
-    exit_code = await _run(argv, environment, log, keep, timeout_s=timeout_s)
-    if exit_code is None:
-        _fail(argv, f"did not end within {timeout_s:g} s and was stopped; raise `timeout_s` or ask for fewer steps", last, log)
-    if exit_code:
-        _fail(argv, f"ended with {_exit_text(exit_code)}", last, log)
-    checkpoint, metrics = _read_result(argv, out_dir, last, log)
-    return TrainResult(checkpoint=checkpoint, metrics=metrics, log=log)
+    try:
+        exit_code = await _run(argv, environment, log, keep, timeout_s=timeout_s)
+        if exit_code is None:
+            raise ValueError(f"did not end within {timeout_s:g} s and was stopped; raise `timeout_s` or ask for fewer steps")
+        if exit_code:
+            raise ValueError(f"ended with {_exit_text(exit_code)}")
+        return _read_result(out_dir)
+    except BaseException as error:
+        (out_dir / RESULT).unlink(missing_ok=True)
+        if not isinstance(error, ValueError):
+            raise
+        tail = "\n".join(f"  | {line}" for line in last) or "  | (no output)"
+        raise TrainerError(f"the trainer `{shlex.join(argv)}` {error}. Its log is {log}, its last lines:\n{tail}") from error
+
+
+def finished(out_dir: Path) -> TrainResult | None:
+    """What a trainer that ended well left in the out directory, or null: with it, nothing needs to be trained again."""
+    try:
+        return _read_result(Path(out_dir).resolve())
+    except ValueError:
+        return None
+
+
+def _invocation(
+    command: Sequence[str] | str | None, handoff_dir: Path, *, policy_path: Path | str, out_dir: Path, params: Mapping[str, Any]
+) -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment of the trainer; its out directory is there, without a result."""
+    if not handoff_dir.is_dir():
+        raise ConfigError(f"the hand-off {handoff_dir} is not a directory; make one with `pairmill export … --format duckdb`")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    (out_dir / RESULT).unlink(missing_ok=True)
+    params_file = out_dir / "params.json"
+    write_json(params_file, dict(params))
+    policy = str(Path(policy_path).resolve()) if Path(policy_path).exists() else str(policy_path)
+    values = {"handoff": str(handoff_dir), "policy": policy, "out": str(out_dir), "params": str(params_file)}
+    own = {f"PAIRMILL_{name.upper()}": value for name, value in values.items()}
+    return fill(command if command is not None else DEFAULT_COMMAND, values), {**os.environ, "PYTHONUNBUFFERED": "1", **own}
 
 
 def fill(command: Sequence[str] | str, values: Mapping[str, str]) -> list[str]:
@@ -227,21 +249,22 @@ async def _stream(source: asyncio.StreamReader, sink: BinaryIO, keep: Callable[[
             return
 
 
-def _read_result(argv: list[str], out_dir: Path, last: Sequence[str], log: Path) -> tuple[Path, dict[str, Any]]:
+def _read_result(out_dir: Path) -> TrainResult:
+    """The result in an out directory; a ValueError says what is wrong with it, as the end of a sentence about the trainer."""
     path = out_dir / RESULT
     contract = f'write {path} last: {{"checkpoint": PATH, "metrics": {{…}}}}'
     try:
         record = json.loads(path.read_bytes(), parse_constant=_no_constant)
-    except FileNotFoundError:
-        _fail(argv, f"ended with exit code 0 but left no {RESULT}; a trainer must {contract}", last, log)
+    except FileNotFoundError as cause:
+        raise ValueError(f"ended with exit code 0 but left no {RESULT}; a trainer must {contract}") from cause
     except ValueError as cause:
-        _fail(argv, f"left a {RESULT} that does not parse ({cause}); a trainer must {contract}", last, log)
+        raise ValueError(f"left a {RESULT} that does not parse ({cause}); a trainer must {contract}") from cause
     if not isinstance(record, dict) or not isinstance(record.get("checkpoint"), str) or not isinstance(record.get("metrics"), dict):
-        _fail(argv, f"left a {RESULT} without a `checkpoint` string and a `metrics` object; a trainer must {contract}", last, log)
+        raise ValueError(f"left a {RESULT} without a `checkpoint` string and a `metrics` object; a trainer must {contract}")
     checkpoint = out_dir / record["checkpoint"]
     if not checkpoint.exists() or (checkpoint.is_dir() and not any(checkpoint.iterdir())):
-        _fail(argv, f"says that its checkpoint is {checkpoint}, where there is nothing", last, log)
-    return checkpoint, record["metrics"]
+        raise ValueError(f"says that its checkpoint is {checkpoint}, where there is nothing")
+    return TrainResult(checkpoint=checkpoint, metrics=record["metrics"], log=out_dir / LOG)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -250,8 +273,3 @@ def _no_constant(name: str) -> NoReturn:
 
 def _exit_text(code: int) -> str:
     return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def _fail(argv: list[str], what: str, last: Sequence[str], log: Path) -> NoReturn:
-    tail = "\n".join(f"  | {line}" for line in last) or "  | (no output)"
-    raise TrainerError(f"the trainer `{shlex.join(argv)}` {what}. Its log is {log}, its last lines:\n{tail}")

@@ -2,7 +2,7 @@
 
 `rewards` are the scores of one judge, the one that labelled the pairs where there are several:
 
-* pointwise, listwise, verifier: the mean of a generation's scores over its judgments in state ok, at the last attempt of each;
+* pointwise, listwise, verifier: the mean of a generation's scores over its judgments in state ok, the last readable attempt of each;
 * pairwise: the mean over the generation's pairs of the probability of winning. The two presentation orders of a pair are averaged in
   logits (clipped to [0.001, 0.999]) where the judge states probabilities, plainly where it states labels. A pair with an order that was
   asked and never answered counts for neither side; two equal texts are 1/2.
@@ -23,8 +23,9 @@ _FINAL = """
     CREATE TEMP TABLE final AS
     SELECT prompt_id, generation_ids, state, reason, channel, p_first, scores FROM judgments
     WHERE judge = $judge AND protocol = $protocol AND rubric_digest IS NOT DISTINCT FROM $rubric_digest
-    QUALIFY row_number() OVER (PARTITION BY prompt_id, generation_ids, vote ORDER BY attempt DESC) = 1
+    QUALIFY row_number() OVER (PARTITION BY prompt_id, generation_ids, vote ORDER BY state = 'ok' DESC, attempt DESC, judgment_id) = 1
 """
+# A call that failed in a capped run and was answered in the next is there twice: the answer counts.
 _SCORED = """
     SELECT prompt_id, unnest(generation_ids) AS generation_id, unnest(scores) AS score FROM final WHERE state = 'ok'
 """
@@ -108,7 +109,7 @@ GROUP = View(
         "prompts": (*PROMPTS_NEEDED, "reference"),
         "pairs": ("prompt_id", "split", "label_source"),
         "generations": ("generation_id", "prompt_id", "sample_index", "text", "reasoning", "tool_calls", "state"),
-        "judgments": ("prompt_id", "protocol", "judge", "rubric_digest", *_READ),
+        "judgments": ("judgment_id", "prompt_id", "protocol", "judge", "rubric_digest", *_READ),
     },
     keys=_KEYS,
     rows="""

@@ -27,12 +27,12 @@ MEMORY = 1_000_000_000
 VECTOR_ROWS = 2048
 COPIES = 8  # of a vector that one thread may hold: as read, parsed, as lists, sorted; four were not enough for rows of 450 KB
 
-# Answers are built with sorted keys, like every message in the facts, so that equal answers are equal text.
+# Answers are built as `curators.pairs.assistant_turn` builds them, so that equal answers are equal text.
 _MACROS = """
     CREATE MACRO open_turn(messages) AS json_extract_string(messages, '$[#-1].role') = 'assistant';
     CREATE MACRO request_hash(messages, tools, kwargs) AS md5(md5(messages) || md5(coalesce(tools, '')) || md5(coalesce(kwargs, '')));
-    CREATE MACRO assistant_turn(text, reasoning, tool_calls) AS '[{"content":' || to_json(coalesce(text, ''))
-        || CASE WHEN coalesce(reasoning, '') = '' THEN '' ELSE ',"reasoning_content":' || to_json(reasoning) END || ',"role":"assistant"'
+    CREATE MACRO assistant_turn(text, reasoning, tool_calls) AS '[{"role":"assistant","content":' || to_json(coalesce(text, ''))
+        || CASE WHEN coalesce(reasoning, '') = '' THEN '' ELSE ',"reasoning_content":' || to_json(reasoning) END
         || CASE WHEN coalesce(tool_calls, '') = '' THEN '' ELSE ',"tool_calls":' || tool_calls END || '}]';
 """
 

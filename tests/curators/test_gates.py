@@ -118,3 +118,11 @@ def test_no_pairs_are_refused_by_their_number_and_break_no_other_gate() -> None:
     bounds = GateBounds(max_longer_chosen_share=0.5, min_on_policy_share=0.5)
     results = check_gates(Candidate(pairs=pairs()), bounds)
     assert [result.name for result in results if not result.passed] == ["min_pairs"]
+
+
+def test_a_gold_that_decides_nothing_shows_nothing() -> None:
+    """A verifier that raises on every row, or cannot tell two answers apart, proves no judge."""
+    candidate = Candidate(pairs=pairs(("a", "b")), health=health([(0.9, 0.1)] * 3, [(1, 1), (0, 0), (1, 1)]))
+    result = only("min_judge_agreement", candidate, 0.1)
+    assert not result.passed
+    assert "the gold decides none of the judged pairs" in result.detail

@@ -113,3 +113,34 @@ def test_a_conversation_with_tools_goes_the_whole_line(pairmill: Pairmill, tmp_p
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Oslo"}'}}
 TOOL = {"type": "function", "function": {"name": "weather", "description": "now", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_a_night_holds_its_own_samples_and_a_better_answer_replaces_a_failure(pairmill: Pairmill, tmp_path: Path, lake_root: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", PROMPTS[:6])
+    loose = ["--set", "gates.max_unscored_share=null", "--set", "gates.min_pairs=null", "--set", f"prompts={prompts}"]
+    capped = outcome(pairmill("run", "curate", *FAKE, *loose, "--set", "caps.calls=30"))
+    assert capped["capped"] == "calls"
+    whole = outcome(pairmill("run", "curate", *FAKE, *loose))
+    other_night = outcome(pairmill("run", "curate", *FAKE, *loose, "--set", "seed=8", "--set", "tag=prod"))
+    with storage.open_lake(lake_root) as lake:
+        second, third = (storage.resolve(lake, f"sums@{v}") for v in (whole["version"], other_night["version"]))
+        assert pl.read_parquet(third.frozen / "generations.parquet")["seed"].unique().to_list() == [8]
+        answered = pl.read_parquet(second.frozen / "judgments.parquet").filter(pl.col("state") == "ok")
+        of_pairs = storage.scan(second).collect()["prompt_id"].unique()
+        assert answered.filter(pl.col("prompt_id").is_in(of_pairs.to_list())).height == 12 * len(of_pairs)
+        assert storage.resolve(lake, "sums@prod").version == third.version
+    again = outcome(pairmill("run", "curate", *FAKE, *loose, "--set", "tag=best"))
+    assert (again["outcome"], again["version"]) == ("reused", whole["version"])
+    with storage.open_lake(lake_root) as lake:
+        assert storage.resolve(lake, "sums@best").version == whole["version"]
+
+
+def test_a_fault_of_the_engine_is_one_line(pairmill: Pairmill, tmp_path: Path) -> None:
+    """It comes up in a shard, beside other shards: still one line and no traceback."""
+    prompts = write_prompts(tmp_path / "p.jsonl", PROMPTS)
+    (tmp_path / "told.jsonl").write_text('{"key": "sample/other", "completions": [{"text": "4"}]}\n')
+    given = ["--set", "dataset=sums", "--set", f"prompts={prompts}", "--set", "policy=replay:told.jsonl", "--set", "verifier=numeric"]
+    done = pairmill("run", "curate", *given, "--set", "shard_prompts=4")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("pairmill: replay:told.jsonl")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from storage import Lake, Release, find_by_commit, list_datasets, open_lake, publish, read_at, resolve, scan, verify
+from storage import Lake, Release, find_by_commit, lineage, list_datasets, open_lake, publish, read_at, resolve, scan, verify
 from storage.errors import DigestMismatch, StorageError
 from storage.lake import CATALOG
 
@@ -127,6 +128,35 @@ def test_a_version_holds_the_facts_of_its_prompts_at_its_moment(lake: Lake) -> N
     second = published(lake, PAIRS[:4], "5")
     assert pl.read_parquet(second.frozen / "judgments.parquet")["judgment_id"].to_list() == ["j"]
     assert second.manifest["files"]["judgments.parquet"]["rows"] == 1
+
+
+def test_a_version_can_name_its_own_facts(lake: Lake) -> None:
+    """Another night's samples of the same prompts, and nulls, which equal nulls."""
+    nights = pl.DataFrame({"generation_id": ["g1", "g2", "g3"], "prompt_id": ["p1"] * 3, "policy": ["a", "a", "b"], "seed": [1, None, 1]})
+    lake.append("generations", nights, commit_id="facts")
+    pairs = pl.DataFrame({"pair_id": ["x"], "prompt_id": ["p1"]})
+    of = {"policy": ["a"], "seed": [None]}
+    own = {"generations": pl.DataFrame(of, schema={"policy": pl.String, "seed": pl.Int64})}
+    first = publish(lake, "math", pairs, manifest={}, author="ada", commit_id="1", facts=own)
+    assert pl.read_parquet(first.frozen / "generations.parquet")["generation_id"].to_list() == ["g2"]
+    assert [row["generation_id"] for row in lineage(lake, "math@1", "x")["generations"]] == ["g2"]
+    assert verify(lake, "math@1")["ok"]
+    whole = publish(lake, "math", pairs, manifest={}, author="ada", commit_id="2")
+    assert whole.version == 2, "the same pairs with other facts are another version"
+    assert pl.read_parquet(whole.frozen / "generations.parquet").height == 3
+
+
+def test_a_corrected_reference_reaches_the_next_version_and_no_earlier_one(lake: Lake) -> None:
+    pairs = pl.DataFrame({"pair_id": ["x"], "prompt_id": ["p1"]})
+    for version, reference in enumerate(("4", "5"), 1):
+        rows = pl.DataFrame({"prompt_id": ["p1", "p2"], "reference": [reference, None], "source": [f"file:{version}"] * 2})
+        lake.append("prompts", rows, commit_id=str(version), replacing="reference")
+        release = publish(lake, "math", pairs, manifest={}, author="ada", commit_id=f"v{version}")
+        assert (release.version, release.reused) == (version, False)
+        assert pl.read_parquet(release.frozen / "prompts.parquet")["reference"].to_list() == [reference]
+    assert lake.facts("prompts")["source"].to_list() == ["file:2", "file:1"], "nothing but the correction was written"
+    shutil.rmtree(release.frozen.parent)
+    assert pl.read_parquet(resolve(lake, "math@1").frozen / "prompts.parquet")["reference"].to_list() == ["4"]
 
 
 def test_readers_tables_and_frames_make_the_same_version(lake: Lake) -> None:

@@ -1,0 +1,66 @@
+"""Which facts a version is made of.
+
+Facts of other runs on the same prompts lie in the same tables: last night's samples, an earlier rubric's judgments. A version names its
+own by a few columns that they share, such as policy, sampling and seed, and its frozen copy, its digest and its views hold those alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import polars as pl
+
+from storage.columns import identifier, literal
+from storage.errors import StorageError
+
+FACTS: Mapping[str, str] = MappingProxyType({"prompts": "prompt_id", "generations": "generation_id", "judgments": "judgment_id"})
+"""The fact tables and the column that identifies a row of each; every fact has the `prompt_id` that it is about."""
+
+Chosen = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By fact table, the values of the columns that the version's facts have; a table that is not named comes whole."""
+
+MOST = 1000  # different combinations of those values
+
+
+def fact_key(table: str) -> str:
+    """The id column of a fact table.
+
+    Raises:
+        StorageError: there is no such table.
+    """
+    if table not in FACTS:
+        raise StorageError(f"there is no fact table {table}; allowed are {', '.join(FACTS)}")
+    return FACTS[table]
+
+
+def chosen(facts: Mapping[str, pl.DataFrame]) -> Chosen:
+    """The different rows of each frame of key columns, in an order of their own.
+
+    >>> chosen({"generations": pl.DataFrame({"policy": ["b", "a", "b"], "seed": [1, None, 1]})})
+    {'generations': [{'policy': 'a', 'seed': None}, {'policy': 'b', 'seed': 1}]}
+
+    Raises:
+        StorageError: no such fact table, or too many combinations to name.
+    """
+    found = {}
+    for table, frame in facts.items():
+        fact_key(table)
+        rows = frame.unique().sort(frame.columns).to_dicts()
+        if len(rows) > MOST:
+            raise StorageError(f"{table}: {len(rows)} combinations of {frame.columns}, at most {MOST}; name the facts by fewer columns")
+        found[table] = rows
+    return found
+
+
+def facts_query(table: str, *, pairs: str, which: Chosen, at: str = "") -> str:
+    """SQL of a version's rows of one fact table, ordered by id. `pairs` is the table of its pairs, `at` a snapshot clause."""
+    rows = which.get(table)
+    ours = "true" if rows is None else " OR ".join(map(_equal, rows)) or "false"
+    return f"FROM lake.{table} {at} WHERE prompt_id IN (SELECT prompt_id FROM {pairs}) AND ({ours}) ORDER BY {fact_key(table)}"
+
+
+def _equal(row: Mapping[str, Any]) -> str:
+    given = {name: "NULL" if value is None else literal(value) for name, value in row.items()}
+    return " AND ".join(f"{identifier(name)} IS NOT DISTINCT FROM {value}" for name, value in given.items())

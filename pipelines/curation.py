@@ -34,7 +34,7 @@ async def curation(config: CurateConfig) -> AsyncIterator[Run]:
         ledger = stack.enter_context(open_ledger(lake.root / "calls.sqlite"))
         seed = resolved_seed(config)
         roles = _pinned(config, seed, lake.root)
-        spend = budget(config.caps, list(roles.values()))
+        spend = budget(config.caps)
         session = uuid4().hex
         engines = await stack.enter_async_context(engines_open(roles, lake.root, ledger=ledger, spend=spend, run_id=session))
         fingerprints = {role: await asyncio.to_thread(getattr, engine, "fingerprint") for role, engine in engines.items()}

@@ -35,11 +35,8 @@ def connect(engine: EngineConfig, lake_root: Path) -> Engine:
     return open_engine(spec, options={**given, "api_key": api_key(engine)})
 
 
-def budget(caps: CapsConfig, engines: list[EngineConfig]) -> Budget:
-    """One budget for the whole run. A cap on money without a price is refused before anything is sent."""
-    unpriced = [e.engine for e in engines if e.prompt_usd is None or e.completion_usd is None]
-    if caps.usd is not None and unpriced:
-        raise ConfigError(f"caps.usd is {caps.usd} but {unpriced} have no price: set prompt_usd and completion_usd")
+def budget(caps: CapsConfig) -> Budget:
+    """One budget for the whole run."""
     return Budget(max_calls=caps.calls, max_tokens=caps.tokens, max_usd=caps.usd, max_seconds=caps.seconds)
 
 
@@ -47,7 +44,11 @@ def budget(caps: CapsConfig, engines: list[EngineConfig]) -> Budget:
 async def engines_open(
     configs: dict[str, EngineConfig], lake_root: Path, *, ledger: Ledger, spend: Budget | None, run_id: str
 ) -> AsyncIterator[dict[str, Engine]]:
-    """One cached engine a role; roles with the same spec share one engine, and so one model and one concurrency limit."""
+    """One cached engine a role; roles with the same spec share one engine, and so one model and one concurrency limit.
+
+    Raises:
+        ConfigError: a key is not set, or there is a cap in dollars and an engine has no price; nothing has been sent then.
+    """
     by_spec: dict[str, Engine] = {}
     roles: dict[str, Engine] = {}
     try:

@@ -1,0 +1,38 @@
+"""Engines by role: who shares one, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from curators.errors import ConfigError
+from pipelines.config import CapsConfig, EngineConfig
+from pipelines.engines import budget, engines_open
+from storage.calls import CallLedger, open_ledger
+
+POLICY = Path(__file__).parents[2] / "examples" / "arithmetic" / "policy"
+LOCAL = EngineConfig(engine=f"hf:{POLICY}")
+SERVER = EngineConfig(engine="openai:m@http://127.0.0.1:9/v1")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[CallLedger]:
+    with open_ledger(tmp_path / "calls.sqlite") as opened:
+        yield opened
+
+
+@pytest.mark.skipif(not (POLICY / "model.safetensors").is_file(), reason="the embedded policy is not there")
+async def test_a_cap_in_dollars_needs_a_price_of_servers_and_of_nothing_else(tmp_path: Path, ledger: CallLedger) -> None:
+    spend = budget(CapsConfig(usd=1.0))
+    async with engines_open(
+        {"policy": LOCAL, "judge": EngineConfig(engine="fake:judge")}, tmp_path, ledger=ledger, spend=spend, run_id="r"
+    ):
+        pass
+    with pytest.raises(ConfigError, match=r"a cap of 1.0 USD, but openai:m@.* has no price; set prompt_usd"):
+        async with engines_open({"policy": LOCAL, "judge": SERVER}, tmp_path, ledger=ledger, spend=spend, run_id="r"):
+            pass
+    priced = SERVER.model_copy(update={"prompt_usd": 1.0, "completion_usd": 2.0})
+    async with engines_open({"policy": LOCAL, "judge": priced}, tmp_path, ledger=ledger, spend=spend, run_id="r"):
+        pass

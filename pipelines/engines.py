@@ -44,20 +44,21 @@ def budget(caps: CapsConfig) -> Budget:
 async def engines_open(
     configs: dict[str, EngineConfig], lake_root: Path, *, ledger: Ledger, spend: Budget | None, run_id: str
 ) -> AsyncIterator[dict[str, Engine]]:
-    """One cached engine a role; roles with the same spec share one engine, and so one model and one concurrency limit.
+    """One cached engine a role. Roles that agree in spec and options share one engine, and so one model and one concurrency limit;
+    where they differ in any option, each has its own.
 
     Raises:
         ConfigError: a key is not set, or there is a cap in dollars and an engine has no price; nothing has been sent then.
     """
-    by_spec: dict[str, Engine] = {}
+    opened: dict[tuple[object, ...], Engine] = {}
     roles: dict[str, Engine] = {}
     try:
         for role, config in configs.items():
-            spec = concrete_spec(config, lake_root)
-            if spec not in by_spec:
+            same = (concrete_spec(config, lake_root), *(getattr(config, name) for name in OPTIONS))
+            if same not in opened:
                 bare = await asyncio.to_thread(connect, config, lake_root)
-                by_spec[spec] = CachedEngine(bare, ledger, budget=spend, run_id=run_id)
-            roles[role] = by_spec[spec]
+                opened[same] = CachedEngine(bare, ledger, budget=spend, run_id=run_id)
+            roles[role] = opened[same]
         yield roles
     finally:
-        await asyncio.gather(*(engine.aclose() for engine in by_spec.values()))
+        await asyncio.gather(*(engine.aclose() for engine in opened.values()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from curators.errors import ConfigError
-from pipelines.config import CapsConfig, EngineConfig
+from pipelines.config import CapsConfig, EngineConfig, JudgeConfig
 from pipelines.engines import budget, engines_open
 from storage.calls import CallLedger, open_ledger
 
@@ -36,3 +36,31 @@ async def test_a_cap_in_dollars_needs_a_price_of_servers_and_of_nothing_else(tmp
     priced = SERVER.model_copy(update={"prompt_usd": 1.0, "completion_usd": 2.0})
     async with engines_open({"policy": LOCAL, "judge": priced}, tmp_path, ledger=ledger, spend=spend, run_id="r"):
         pass
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"dtype": "bfloat16"},
+        {"max_concurrency": 2},
+        {"timeout_s": 5.0},
+        {"prompt_usd": 1.0, "completion_usd": 2.0},
+        {"share_requests": False},
+        {"threads": 1},
+        {"api_key_env": "MY_KEY"},
+    ],
+    ids=lambda option: next(iter(option)),
+)
+async def test_roles_share_an_engine_only_where_they_agree_in_every_option(
+    tmp_path: Path, ledger: CallLedger, monkeypatch: pytest.MonkeyPatch, option: dict[str, object]
+) -> None:
+    monkeypatch.setenv("MY_KEY", "k")
+    roles = {
+        "policy": SERVER,
+        "judge": JudgeConfig(engine=SERVER.engine, rubric="pointwise", temperature=0.5),
+        "other": JudgeConfig.model_validate({"engine": SERVER.engine} | option),
+    }
+    async with engines_open(roles, tmp_path, ledger=ledger, spend=None, run_id="r") as engines:
+        assert engines["policy"] is engines["judge"]
+        assert engines["policy"] is not engines["other"]
+        assert engines["policy"].spec == engines["other"].spec

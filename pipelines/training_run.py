@@ -7,15 +7,32 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from curators.engines.base import digest
 from curators.errors import ConfigError
-from pipelines.config import EngineConfig, TrainConfig
+from curators.sampling import mark_duplicates
+from curators.schema import PROMPTS, frame
+from curators.verifiers import Verifier, load_verifier
+from pipelines.candidates import prompt_row
+from pipelines.config import EngineConfig, EvaluationConfig, TrainConfig
 from pipelines.engines import concrete_spec, connect
+from pipelines.training.evaluate import unseen
 from storage import Lake, Release, open_lake, resolve
 from storage.checkpoints import Checkpoint, checkpoints
+from storage.files import read_rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """What the policy is graded by before and after: loaded and checked when the run opens, so that a mistake in it costs no training."""
+
+    prompts: pl.DataFrame
+    verifier: Verifier
 
 
 @dataclass(kw_only=True)
@@ -29,6 +46,7 @@ class TrainingRun:
     policy: EngineConfig
     policy_fingerprint: str
     directory: Path
+    exam: Exam | None = None
     handoff: Path | None = None
     trained: Path | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -68,10 +86,15 @@ TRAININGS: dict[str, TrainingRun] = {}
 
 @asynccontextmanager
 async def training(config: TrainConfig, version: int | None) -> AsyncIterator[TrainingRun]:
-    """The open run of a training, registered under its key. A training whose checkpoint is registered answers with it."""
+    """The open run of a training, registered under its key. A training whose checkpoint is registered answers with it.
+
+    Raises:
+        ConfigError: no policy that can be trained, no such verifier or evaluation file, or prompts among its that the version holds.
+    """
     ref = config.dataset if version is None else f"{config.dataset.partition('@')[0]}@{version}"
     with await asyncio.to_thread(open_lake, config.lake_root, create=False) as lake:
         release = await asyncio.to_thread(resolve, lake, ref)
+        exam = await asyncio.to_thread(_exam, config.evaluation, release) if config.evaluation else None
         policy = _policy(config, release, lake.root)
         fingerprint = await asyncio.to_thread(_fingerprint, policy, lake.root)
         asked = config.model_dump(mode="json", exclude={"lake", "dataset", "timeout_s"})
@@ -84,6 +107,7 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
             policy=policy,
             policy_fingerprint=fingerprint,
             directory=(lake.root / "runs" / f"train-{key}").absolute(),
+            exam=exam,
         )
         run.directory.mkdir(parents=True, exist_ok=True)
         run.checkpoint = next((c for c in checkpoints(lake.root, run.name) if c.metrics.get("run_key") == key), None)
@@ -92,6 +116,16 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
             yield run
         finally:
             del TRAININGS[key]
+
+
+def _exam(config: EvaluationConfig, release: Release) -> Exam:
+    verifier = load_verifier(config.verifier)
+    if not Path(config.prompts).is_file():
+        raise ConfigError(f"evaluation.prompts: no file {config.prompts!r}; give a .jsonl[.gz], .parquet or .csv file")
+    name = Path(config.prompts).name
+    rows = mark_duplicates(prompt_row(row, name) for row in islice(read_rows(config.prompts), config.n_prompts))
+    trained_on = pl.read_parquet(release.frozen / "pairs.parquet", columns=["prompt_id"])["prompt_id"].to_list()
+    return Exam(prompts=unseen(frame(rows, PROMPTS), trained_on), verifier=verifier)
 
 
 def _policy(config: TrainConfig, release: Release, lake_root: Path) -> EngineConfig:

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from prefect import task
 
 from curators.engines.base import Sampling
 from curators.engines.fingerprint import fingerprint
 from curators.errors import ConfigError
-from curators.sampling import mark_duplicates, sample
-from curators.schema import PROMPTS, frame
-from curators.verifiers import load_verifier
+from curators.sampling import sample
 from pipelines.artifacts import show_table
-from pipelines.candidates import prompt_row
-from pipelines.config import EngineConfig, EvaluationConfig
+from pipelines.config import EngineConfig
 from pipelines.engines import engines_open
 from pipelines.progress import showing
 from pipelines.tasks import PLAIN
-from pipelines.training.evaluate import compare, unseen
-from pipelines.training.job import progress, run_trainer
+from pipelines.training.evaluate import compare
+from pipelines.training.job import TrainResult, finished, progress, run_trainer
 from pipelines.training_run import TRAININGS, TrainingRun
 from storage.calls import open_ledger
 from storage.checkpoints import Checkpoint, promote, register
-from storage.files import read_rows
 from storage.handoff import write_handoff
 
 
@@ -46,56 +40,53 @@ async def hand_off(key: str) -> str:
 
 @task(name="train", **PLAIN)
 async def run_training(key: str) -> dict[str, Any]:
-    """The trainer, in a process of its own; its progress lines move the bar."""
+    """The trainer, in a process of its own; its progress lines move the bar. What it left in full is not trained again."""
     run = TRAININGS[key]
+    out_dir = run.directory / "trainer"
+    result = finished(out_dir) or await _trained(run, out_dir)
+    run.trained, run.metrics = result.checkpoint, result.metrics
+    return result.metrics
+
+
+async def _trained(run: TrainingRun, out_dir: Path) -> TrainResult:
     config = run.config
     assert run.handoff is not None
     with showing() as advance:
 
         def on_line(line: str) -> None:
             record = progress(line) or {}
-            if record.get("steps"):
-                advance("training", int(record.get("step", 0)), int(record["steps"]))
+            step, steps = record.get("step", 0), record.get("steps")
+            if isinstance(step, int) and isinstance(steps, int) and steps > 0:
+                advance("training", step, steps)
 
-        result = await run_trainer(
+        return await run_trainer(
             config.command,
             run.handoff,
             policy_path=run.policy_path,
-            out_dir=run.directory / "trainer",
+            out_dir=out_dir,
             params=config.params,
             timeout_s=config.timeout_s,
             on_line=on_line,
         )
-    run.trained, run.metrics = result.checkpoint, result.metrics
-    return result.metrics
 
 
 @task(name="evaluate", **PLAIN)
 async def evaluate_checkpoint(key: str) -> dict[str, Any] | None:
     """Accuracy of the policy before and after on prompts that the version does not hold, sample by sample."""
     run = TRAININGS[key]
-    config = run.config.evaluation
-    if config is None:
+    config, exam = run.config.evaluation, run.exam
+    if config is None or exam is None:
         return None
-    verifier = load_verifier(config.verifier)
-    prompts = await asyncio.to_thread(_evaluation_prompts, config, run)
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed)
     trained = EngineConfig(engine=f"hf:{run.trained}", dtype=run.policy.dtype, threads=run.policy.threads)
     with open_ledger(run.lake.root / "calls.sqlite") as ledger:
         roles = {"before": run.policy, "after": trained}
         async with engines_open(roles, run.lake.root, ledger=ledger, spend=None, run_id=key) as engines:
-            generations = [await sample(prompts, engines[role], n=config.n, sampling=sampling) for role in roles]
+            generations = [await sample(exam.prompts, engines[role], n=config.n, sampling=sampling) for role in roles]
     before, after = generations
-    found = await asyncio.to_thread(lambda: compare(before, after, prompts, verifier.check, seed=config.seed))
+    found = await asyncio.to_thread(lambda: compare(before, after, exam.prompts, exam.verifier.check, seed=config.seed))
     run.evaluation = found.as_record()
     return run.evaluation
-
-
-def _evaluation_prompts(config: EvaluationConfig, run: TrainingRun) -> pl.DataFrame:
-    name = Path(config.prompts).name
-    rows = mark_duplicates(prompt_row(row, name) for row in islice(read_rows(config.prompts), config.n_prompts))
-    trained_on = pl.read_parquet(run.release.frozen / "pairs.parquet", columns=["prompt_id"])["prompt_id"].to_list()
-    return unseen(frame(rows, PROMPTS), trained_on)
 
 
 @task(name="register checkpoint", **PLAIN)

@@ -94,7 +94,6 @@ async def run_trainer(
     """
     out_dir = Path(out_dir).resolve()
     argv, environment = _invocation(command, Path(handoff_dir).resolve(), policy_path=policy_path, out_dir=out_dir, params=params)
-    log = out_dir / LOG
     last: deque[str] = deque(maxlen=KEPT_LINES)
 
     def keep(line: str) -> None:
@@ -103,25 +102,21 @@ async def run_trainer(
             on_line(line)
 
     try:
-        exit_code = await _run(argv, environment, log, keep, timeout_s=timeout_s)
-        if exit_code is None:
-            raise ValueError(f"did not end within {timeout_s:g} s and was stopped; raise `timeout_s` or ask for fewer steps")
-        if exit_code:
-            raise ValueError(f"ended with {_exit_text(exit_code)}")
+        _check_end(await _run(argv, environment, out_dir / LOG, keep, timeout_s=timeout_s), timeout_s)
         return _read_result(out_dir)
     except BaseException as error:
         (out_dir / RESULT).unlink(missing_ok=True)
-        if not isinstance(error, ValueError):
+        if not isinstance(error, TrainerError):
             raise
         tail = "\n".join(f"  | {line}" for line in last) or "  | (no output)"
-        raise TrainerError(f"the trainer `{shlex.join(argv)}` {error}. Its log is {log}, its last lines:\n{tail}") from error
+        raise TrainerError(f"the trainer `{shlex.join(argv)}` {error}. Its log is {out_dir / LOG}, its last lines:\n{tail}") from error
 
 
 def finished(out_dir: Path) -> TrainResult | None:
     """What a trainer that ended well left in the out directory, or null: with it, nothing needs to be trained again."""
     try:
         return _read_result(Path(out_dir).resolve())
-    except ValueError:
+    except TrainerError:
         return None
 
 
@@ -249,21 +244,28 @@ async def _stream(source: asyncio.StreamReader, sink: BinaryIO, keep: Callable[[
             return
 
 
+def _check_end(exit_code: int | None, timeout_s: float) -> None:
+    if exit_code is None:
+        raise TrainerError(f"did not end within {timeout_s:g} s and was stopped; raise `timeout_s` or ask for fewer steps")
+    if exit_code:
+        raise TrainerError(f"ended with {_exit_text(exit_code)}")
+
+
 def _read_result(out_dir: Path) -> TrainResult:
-    """The result in an out directory; a ValueError says what is wrong with it, as the end of a sentence about the trainer."""
+    """The result in an out directory; what is wrong with it is a TrainerError, the end of a sentence about the trainer."""
     path = out_dir / RESULT
     contract = f'write {path} last: {{"checkpoint": PATH, "metrics": {{…}}}}'
     try:
         record = json.loads(path.read_bytes(), parse_constant=_no_constant)
     except FileNotFoundError as cause:
-        raise ValueError(f"ended with exit code 0 but left no {RESULT}; a trainer must {contract}") from cause
+        raise TrainerError(f"ended with exit code 0 but left no {RESULT}; a trainer must {contract}") from cause
     except ValueError as cause:
-        raise ValueError(f"left a {RESULT} that does not parse ({cause}); a trainer must {contract}") from cause
+        raise TrainerError(f"left a {RESULT} that does not parse ({cause}); a trainer must {contract}") from cause
     if not isinstance(record, dict) or not isinstance(record.get("checkpoint"), str) or not isinstance(record.get("metrics"), dict):
-        raise ValueError(f"left a {RESULT} without a `checkpoint` string and a `metrics` object; a trainer must {contract}")
+        raise TrainerError(f"left a {RESULT} without a `checkpoint` string and a `metrics` object; a trainer must {contract}")
     checkpoint = out_dir / record["checkpoint"]
     if not checkpoint.exists() or (checkpoint.is_dir() and not any(checkpoint.iterdir())):
-        raise ValueError(f"says that its checkpoint is {checkpoint}, where there is nothing")
+        raise TrainerError(f"says that its checkpoint is {checkpoint}, where there is nothing")
     return TrainResult(checkpoint=checkpoint, metrics=record["metrics"], log=out_dir / LOG)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from curators.errors import ConfigError
-from pipelines.training.job import TrainerError, TrainResult, fill, progress, run_trainer, write_json
+from pipelines.training.job import TrainerError, TrainResult, fill, finished, progress, run_trainer, write_json
 
 WRITE = "import os; write = open(os.environ['PAIRMILL_OUT'] + '/result.json', 'w').write; "
 GOOD = """
@@ -78,6 +78,15 @@ async def test_an_old_result_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
     await train(tmp_path, GOOD)
     with pytest.raises(TrainerError, match=r"left no result\.json"):
         await train(tmp_path, "pass")
+
+
+async def test_a_result_that_stays_is_one_of_a_trainer_that_ended_well(tmp_path: Path) -> None:
+    assert finished(tmp_path / "out") is None
+    result = await train(tmp_path, GOOD)
+    assert finished(tmp_path / "out") == result
+    with pytest.raises(TrainerError, match="exit code 3"):
+        await train(tmp_path, GOOD.replace("checkpoint.mkdir()", "") + "raise SystemExit(3)")
+    assert finished(tmp_path / "out") is None
 
 
 async def test_only_the_last_lines_are_shown_and_all_are_in_the_log(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """`openai:MODEL@http://host:port/v1[,http://host2:port/v1 …]`: any server that speaks the OpenAI chat format.
 
 An aiohttp session rather than the `openai` package: 0.2 ms of CPU a call against 1.9. `transport` gets a body there and a reply
-back, `endpoints` says where it goes and how many are in flight, `openai_format` knows the fields and which of them this server
-does not take; here a request becomes a body, and what comes back a reply. Fields are sent in the hope that they are known; one
-that is refused, or that the reply takes no notice of, is not sent again.
+back, `endpoints` says where it goes and how many are in flight, `dialect` knows the fields and which of them this server does not
+take, `openai_format` reads what it says; here a request becomes a body, and what comes back a reply. Fields are sent in the hope
+that they are known; one that is refused, or that the reply takes no notice of, is not sent again.
 
 One request is one body, and a reply holds the samples that came with it: fewer than asked for where the server does not know `n`.
 Asking for the rest is the caller's (`cached`), so that each reply is kept as it arrives.
@@ -21,8 +21,9 @@ import orjson
 
 from curators.engines.base import Capability, ErrorKind, Reply, Request, digest
 from curators.engines.budget import Price
+from curators.engines.dialect import Dialect
 from curators.engines.model_card import ModelCard, fetch_model_card
-from curators.engines.openai_format import OVERFLOW, ChatReply, Dialect, error_message, parse_reply
+from curators.engines.openai_format import OVERFLOW, ChatReply, error_message, parse_reply
 from curators.engines.transport import Answer, HttpOptions, Transport
 from curators.errors import ConfigError, EngineError
 

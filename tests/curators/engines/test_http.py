@@ -13,7 +13,7 @@ from aiohttp import web
 from curators.engines import Request, Sampling, open_engine
 from curators.engines.budget import Budget
 from curators.engines.cached import CachedEngine
-from curators.engines.openai_format import wire_seed
+from curators.engines.dialect import wire_seed
 from curators.engines.transport import parse_retry_after
 from curators.errors import ConfigError, EngineBusy, EngineError
 from storage.calls import open_ledger

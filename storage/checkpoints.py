@@ -3,7 +3,7 @@
 It lives beside the lake's tables, as ordinary directories and one append-only history a name:
 
     <lake>/checkpoints/<name>/<version>/     a model directory, never changed once it is there
-    <lake>/checkpoints/<name>/history.jsonl  one line per event: a version registered, a tag moved
+    <lake>/checkpoints/<name>/history.jsonl  one line per event: a version registered or measured again, a tag moved
 
 Versions count from 1 and never move; tags (`prod`) do, and every move stays in the history, so that a rollback is one more line and
 undoes nothing else. Weights are not rows: they are not in the lake's tables and not in a dataset version. Deleting old versions is a
@@ -63,8 +63,9 @@ def register(
 ) -> Checkpoint:
     """Copy a model directory (or a single model file) into the registry as the next version of `name`.
 
-    Registering the same weights (fingerprint) from the same dataset again returns the version that has them: a rerun adds nothing.
-    The copy is made beside its place and renamed, and the history line comes last: a reader sees the whole version or none.
+    Registering the same weights (fingerprint) from the same dataset again returns the version that has them; metrics that it does not have
+    yet are one more event of it. The copy is made beside its place and renamed, and the history line comes last: a reader sees the whole
+    version or none.
 
     Raises:
         StorageError: the name is not one, or there is nothing at `path`.
@@ -72,15 +73,16 @@ def register(
     folder = _folder(lake_root, name)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         raise StorageError(f"checkpoint {name}: there is nothing at {path}")
-    if found := _same(lake_root, name, fingerprint, dataset):
-        return found
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".part-{uuid.uuid4().hex}"
     try:
-        _copy(path, part)
+        if _same(lake_root, name, fingerprint, dataset) is None:
+            _copy(path, part)  # it takes time, and the lock is held for moments only
         with _locked(folder):
-            if found := _same(lake_root, name, fingerprint, dataset):
-                return found
+            found = _same(lake_root, name, fingerprint, dataset)
+            if found is not None:
+                _measure(lake_root, found, metrics)
+                return get(lake_root, name, found.version)
             version = 1 + max((c.version for c in checkpoints(lake_root, name)), default=0)
             target = folder / str(version)
             if target.exists():  # a registration that was killed between its rename and its line: nobody has seen it
@@ -94,28 +96,43 @@ def register(
 
 
 def checkpoints(lake_root: Path, name: str | None = None) -> list[Checkpoint]:
-    """Every version of one name, oldest first; without a name of all names, in order of name. An unknown name has none."""
+    """Every version of one name, oldest first; without a name of all names, in order of name. An unknown name has none.
+
+    Of a version that was measured more than once, the metrics are the latest.
+    """
     if name is None:
         root = lake_root / "checkpoints"
         names = sorted(p.parent.name for p in root.glob(f"*/{HISTORY}"))
         return [checkpoint for each in names for checkpoint in checkpoints(lake_root, each)]
-    folder = _folder(lake_root, name)
-    tagged = tags(lake_root, name)
-    return [
-        Checkpoint(
-            name=name,
-            version=event["version"],
-            path=folder / str(event["version"]),
-            fingerprint=event["fingerprint"],
-            parent=event["parent"],
-            dataset=event["dataset"],
-            metrics=event["metrics"],
-            registered=event["at"],
-            tags=tuple(sorted(tag for tag, version in tagged.items() if version == event["version"])),
+    return list({checkpoint.version: checkpoint for checkpoint in measurements(lake_root, name)}.values())
+
+
+def measurements(lake_root: Path, name: str) -> list[Checkpoint]:
+    """The versions once for every time that metrics were recorded, oldest first, each time with those metrics."""
+    folder, tagged = _folder(lake_root, name), tags(lake_root, name)
+    registered: dict[int, dict[str, Any]] = {}
+    found = []
+    for event in history(lake_root, name):
+        version = event["version"]
+        if event["event"] == "registered":
+            registered[version] = event
+        elif event["event"] != "measured":
+            continue
+        first = registered[version]
+        found.append(
+            Checkpoint(
+                name=name,
+                version=version,
+                path=folder / str(version),
+                fingerprint=first["fingerprint"],
+                parent=first["parent"],
+                dataset=first["dataset"],
+                metrics=event["metrics"],
+                registered=first["at"],
+                tags=tuple(sorted(tag for tag, where in tagged.items() if where == version)),
+            )
         )
-        for event in history(lake_root, name)
-        if event["event"] == "registered"
-    ]
+    return found
 
 
 def get(lake_root: Path, name: str, version: int) -> Checkpoint:
@@ -232,6 +249,13 @@ def _stack(lake_root: Path, name: str, tag: str) -> list[int]:
 
 def _same(lake_root: Path, name: str, fingerprint: str, dataset: str | None) -> Checkpoint | None:
     return next((c for c in checkpoints(lake_root, name) if (c.fingerprint, c.dataset) == (fingerprint, dataset) and c.path.exists()), None)
+
+
+def _measure(lake_root: Path, found: Checkpoint, metrics: Mapping[str, Any] | None) -> None:
+    """Record metrics that the version does not have yet; the caller holds the lock."""
+    known = [c.metrics for c in measurements(lake_root, found.name) if c.version == found.version]
+    if metrics and dict(metrics) not in known:
+        _append(_folder(lake_root, found.name), {"event": "measured", "version": found.version, "metrics": dict(metrics), "at": _now()})
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -154,7 +154,7 @@ class Lake:
                 return pl.DataFrame()
             where = ""
             if prompt_ids is not None:
-                con.register("wanted", pl.DataFrame({"prompt_id": prompt_ids.cast(pl.String)}))
+                bring_in(con, pl.DataFrame({"prompt_id": prompt_ids.cast(pl.String)}), "wanted")
                 where = "WHERE prompt_id IN (SELECT prompt_id FROM wanted)"
             return con.sql(f"SELECT * FROM lake.{table} {where} ORDER BY {key}").pl()
 
@@ -179,23 +179,22 @@ def open_lake(url: str | Path, *, create: bool = True) -> Lake:
         raise ManifestError(f"{root} is not a lake: it holds {', '.join(strange[:5])}; give a lake, an empty directory or a new name")
     if not create:
         raise ManifestError(f"there is no lake at {root}; `pairmill run` or `pairmill import` makes one, PAIRMILL_LAKE names another place")
-    _create(root)
-    return Lake(root)
+    lake = Lake(root)
+    _create(lake)
+    return lake
 
 
-def _create(root: Path) -> None:
+def _create(lake: Lake) -> None:
     """Make the catalog and its first tables; every step may have been done by a process that was killed or is doing it now."""
+    root = lake.root
     with clear_errors(f"cannot make a lake at {root}"):
         (root / "data").mkdir(parents=True, exist_ok=True)
         (root / "frozen").mkdir(exist_ok=True)
         with locked(root):
-            con = _attach(root)
-            try:
+            with lake.connection() as con:
                 con.execute("CALL lake.set_option('parquet_compression', 'zstd')")  # the default is snappy, 1.7 times as big
                 con.execute("CALL lake.set_option('parquet_compression_level', 1)")  # as small as level 3 on text, two thirds of its time
                 con.execute("BEGIN; " + _TABLES + " COMMIT")
-            finally:
-                con.close()
             if not (root / "secret").exists():
                 draft = root / f"secret.{os.getpid()}"
                 draft.touch(mode=0o600)

@@ -21,9 +21,11 @@ from curators.verifiers import Verifier, load_verifier
 from pipelines.candidates import prompt_row
 from pipelines.config import EngineConfig, EvaluationConfig, TrainConfig
 from pipelines.engines import concrete_spec, connect
-from pipelines.training.evaluate import unseen
+from pipelines.runs import NOT_IN_ENGINE_KEY, code_digest, file_digest
+from pipelines.training import evaluate
+from pipelines.training.job import code_of
 from storage import Lake, Release, open_lake, resolve
-from storage.checkpoints import Checkpoint, checkpoints
+from storage.checkpoints import Checkpoint, measurements
 from storage.files import read_rows
 
 
@@ -33,11 +35,16 @@ class Exam:
 
     prompts: pl.DataFrame
     verifier: Verifier
+    digest: str  # of the file and of all code that grades
 
 
 @dataclass(kw_only=True)
 class TrainingRun:
-    """What the tasks of one training share. The key is decided by version, policy, trainer, parameters and evaluation."""
+    """What the tasks of one training share.
+
+    The directory is named by what decides the weights: version, policy, view, trainer and its code, parameters. The key holds beside it
+    what decides the evaluation: another evaluation is another run, on the weights that are there.
+    """
 
     key: str
     config: TrainConfig
@@ -97,8 +104,8 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
         exam = await asyncio.to_thread(_exam, config.evaluation, release) if config.evaluation else None
         policy = _policy(config, release, lake.root)
         fingerprint = await asyncio.to_thread(_fingerprint, policy, lake.root)
-        asked = config.model_dump(mode="json", exclude={"lake", "dataset", "timeout_s"})
-        key = digest("train", release.ref, release.digest, fingerprint, asked, size=12)
+        weights = await asyncio.to_thread(_weights_key, config, release, fingerprint)
+        key = _run_key(config, weights, policy, exam)
         run = TrainingRun(
             key=key,
             config=config,
@@ -106,11 +113,12 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
             release=release,
             policy=policy,
             policy_fingerprint=fingerprint,
-            directory=(lake.root / "runs" / f"train-{key}").absolute(),
+            directory=(lake.root / "runs" / f"train-{weights}").absolute(),
             exam=exam,
         )
         run.directory.mkdir(parents=True, exist_ok=True)
-        run.checkpoint = next((c for c in checkpoints(lake.root, run.name) if c.metrics.get("run_key") == key), None)
+        known = measurements(lake.root, run.name)
+        run.checkpoint = next((c for c in known if c.metrics.get("run_key") == key and c.path.exists()), None)
         TRAININGS[key] = run
         try:
             yield run
@@ -125,7 +133,22 @@ def _exam(config: EvaluationConfig, release: Release) -> Exam:
     name = Path(config.prompts).name
     rows = mark_duplicates(prompt_row(row, name) for row in islice(read_rows(config.prompts), config.n_prompts))
     trained_on = pl.read_parquet(release.frozen / "pairs.parquet", columns=["prompt_id"])["prompt_id"].to_list()
-    return Exam(prompts=unseen(frame(rows, PROMPTS), trained_on), verifier=verifier)
+    prompts = evaluate.unseen(frame(rows, PROMPTS), trained_on)
+    code = [verifier.judge, file_digest(evaluate.__file__), code_digest()]
+    return Exam(prompts=prompts, verifier=verifier, digest=digest(file_digest(config.prompts), code))
+
+
+def _weights_key(config: TrainConfig, release: Release, fingerprint: str) -> str:
+    asked = config.model_dump(mode="json", include={"view", "form", "handoff_format", "command", "params"})
+    code = {name: file_digest(file) for name, file in code_of(config.command).items()}
+    return digest("weights", release.ref, release.digest, fingerprint, asked, code, size=12)
+
+
+def _run_key(config: TrainConfig, weights: str, policy: EngineConfig, exam: Exam | None) -> str:
+    """The identity of a run: its weights, the name that they get, and how they are evaluated."""
+    sampled = policy.model_dump(mode="json", exclude=NOT_IN_ENGINE_KEY)
+    evaluated = [sampled, config.evaluation.model_dump(mode="json"), exam.digest] if config.evaluation and exam else None
+    return digest("train", weights, config.checkpoint, evaluated, size=12)
 
 
 def _policy(config: TrainConfig, release: Release, lake_root: Path) -> EngineConfig:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +46,24 @@ async def run_training(key: str) -> dict[str, Any]:
     """The trainer, in a process of its own; its progress lines move the bar. What it left in full is not trained again."""
     run = TRAININGS[key]
     out_dir = run.directory / "trainer"
-    result = finished(out_dir) or await _trained(run, out_dir)
+    async with _alone(run.directory):
+        result = finished(out_dir) or await _trained(run, out_dir)
     run.trained, run.metrics = result.checkpoint, result.metrics
     return result.metrics
+
+
+@asynccontextmanager
+async def _alone(directory: Path) -> AsyncIterator[None]:
+    """Wait until no other run trains there: runs that differ in their evaluation only share the weights."""
+    with (directory / ".lock").open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(0.5)
+            else:
+                break
+        yield
 
 
 async def _trained(run: TrainingRun, out_dir: Path) -> TrainResult:

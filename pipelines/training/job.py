@@ -48,6 +48,7 @@ DEFAULT_COMMAND = (
 )
 """The built-in DPO job, run by the Python that runs the flow."""
 
+PLACEHOLDERS = ("handoff", "policy", "out", "params")
 RESULT = "result.json"
 LOG = "trainer.log"
 KEPT_LINES = 20
@@ -131,7 +132,7 @@ def _invocation(
     params_file = out_dir / "params.json"
     write_json(params_file, dict(params))
     policy = str(Path(policy_path).resolve()) if Path(policy_path).exists() else str(policy_path)
-    values = {"handoff": str(handoff_dir), "policy": policy, "out": str(out_dir), "params": str(params_file)}
+    values = dict(zip(PLACEHOLDERS, (str(handoff_dir), policy, str(out_dir), str(params_file)), strict=True))
     own = {f"PAIRMILL_{name.upper()}": value for name, value in values.items()}
     return fill(command if command is not None else DEFAULT_COMMAND, values), {**os.environ, "PYTHONUNBUFFERED": "1", **own}
 
@@ -163,6 +164,18 @@ def fill(command: Sequence[str] | str, values: Mapping[str, str]) -> list[str]:
         return values[name]
 
     return [_PLACEHOLDER.sub(replace, argument) for argument in arguments]
+
+
+def code_of(command: str | None) -> dict[str, Path]:
+    """The files by name whose content decides what a trainer does: those that its command names, or the built-in job's.
+
+    Raises:
+        ConfigError: the command cannot be one.
+    """
+    if command is None:
+        return {name: Path(__file__).with_name(name) for name in ("dpo.py", "params.py")}
+    values = [argument.rpartition("=")[2] for argument in fill(command, dict.fromkeys(PLACEHOLDERS, ""))]
+    return {value: Path(value) for value in values if os.path.isfile(value)}
 
 
 def progress(line: str) -> dict[str, Any] | None:

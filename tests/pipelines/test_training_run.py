@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import linecache
 import shlex
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from pipelines import training_tasks as tasks
 from pipelines.config import TrainConfig
 from pipelines.training.job import TrainerError
 from pipelines.training_run import training
+from storage.checkpoints import history
 from storage.lake import open_lake
 from storage.publishing import publish
 
@@ -98,6 +101,55 @@ async def test_a_finished_training_is_not_repeated_after_a_failure_that_came_lat
     key, runs = await trained(given)
     assert len(runs) == 1
     assert await trained(given) == (key, runs)
+
+
+async def key_of(given: dict[str, Any], **changes: Any) -> tuple[str, str]:
+    """The key of a run, and the directory of its weights."""
+    async with training(TrainConfig(**{**given, **changes}), None) as run:
+        return run.key, run.directory.name
+
+
+async def test_the_code_and_the_content_of_files_are_part_of_the_key(
+    given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_exam.py").write_text("def check(*, prompt, response, reference):\n    return True\n")
+    given["evaluation"]["verifier"] = "my_exam:check"
+    key, weights = await key_of(given)
+    assert await key_of(given) == (key, weights)
+
+    ask(tmp_path, ["Another question?", *QUESTIONS])
+    other_prompts = await key_of(given)
+    assert other_prompts[0] != key
+    (tmp_path / "my_exam.py").write_text("def check(*, prompt, response, reference):\n    return len(response) > 1\n")
+    sys.modules.pop("my_exam")
+    linecache.clearcache()
+    other_verifier = await key_of(given)
+    assert other_verifier[0] not in (key, other_prompts[0])
+    assert other_prompts[1] == other_verifier[1] == weights, "another evaluation needs no other training"
+
+    (tmp_path / "trainer.py").write_text(TRAINER + "# another trainer\n")
+    assert (await key_of(given))[1] != weights
+
+
+async def test_another_evaluation_of_the_same_weights_is_one_more_measurement(given: dict[str, Any], lake_root: Path) -> None:
+    for seed in (1, 2, 1, 2):
+        config = TrainConfig(**{**given, "evaluation": {**given["evaluation"], "seed": seed}})
+        async with training(config, None) as run:
+            if run.checkpoint is None:
+                await tasks.hand_off.fn(run.key)
+                await tasks.run_training.fn(run.key)
+                run.evaluation = {"gain": 0.1 * seed, "low": -0.1}
+                await tasks.register_checkpoint.fn(run.key)
+            assert run.outcome("trained")["evaluation"] == {"gain": 0.1 * seed, "low": -0.1}
+            assert (run.directory / "trainer" / "runs").read_text().count("\n") == 1
+    assert [e["event"] for e in history(lake_root, "sums")] == ["registered", "measured"]
+
+
+async def test_runs_that_share_weights_train_them_once(given: dict[str, Any]) -> None:
+    found = await asyncio.gather(*(trained(given, evaluation={**given["evaluation"], "seed": seed}) for seed in (1, 2)))
+    assert found[0][0] != found[1][0]
+    assert [len(runs) for _, runs in found] == [1, 1]
 
 
 async def test_a_trainer_that_failed_is_started_again(given: dict[str, Any], tmp_path: Path) -> None:

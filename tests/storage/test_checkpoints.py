@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.checkpoints import as_record, checkpoints, history, latest, promote, register, resolve_checkpoint, rollback
+from storage.checkpoints import as_record, checkpoints, history, latest, measurements, promote, register, resolve_checkpoint, rollback
 from storage.errors import CheckpointNotFound, ManifestError, StorageError
 
 
@@ -45,6 +45,20 @@ def test_the_same_weights_from_the_same_data_are_registered_once(tmp_path: Path)
     assert register(lake, "math", trained, fingerprint="f1", dataset="d@1") == first
     assert register(lake, "math", trained, fingerprint="f1", dataset="d@2").version == 2
     assert len(history(lake, "math")) == 2
+
+
+def test_the_same_weights_measured_again_are_one_version_with_both_metrics(tmp_path: Path) -> None:
+    lake, trained = tmp_path / "lake", model(tmp_path / "trained", "w1")
+    for gain in (0.1, 0.2, 0.2, 0.1):
+        found = register(lake, "math", trained, fingerprint="f1", parent="f0", dataset="d@1", metrics={"gain": gain})
+        assert found.version == 1
+    promote(lake, "math", 1)
+    assert [(c.version, c.metrics, c.parent, c.tags) for c in measurements(lake, "math")] == [
+        (1, {"gain": gain}, "f0", ("prod",)) for gain in (0.1, 0.2)
+    ]
+    assert [c.metrics for c in checkpoints(lake, "math")] == [{"gain": 0.2}]
+    assert [e["event"] for e in history(lake, "math")] == ["registered", "measured", "tagged"]
+    assert register(lake, "math", trained, fingerprint="f1", dataset="d@1").metrics == {"gain": 0.2}
 
 
 def test_links_are_followed_so_that_a_cache_can_be_emptied(tmp_path: Path) -> None:

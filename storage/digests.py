@@ -108,7 +108,8 @@ def _numbers(array: pa.Array, column: str) -> tuple[str, Any]:
     if pt.is_integer(kind):
         return "int", _buffer(array.cast(pa.int64()))
     if pt.is_floating(kind):
-        values = array.cast(pa.float64()).to_numpy(zero_copy_only=False) + 0.0  # + 0.0 turns -0.0 into 0.0, which equal each other in SQL
+        # Not to_numpy, which imports pandas. + 0.0 turns -0.0 into 0.0, which equal each other in SQL.
+        values = np.frombuffer(_buffer(array.cast(pa.float64())), np.float64) + 0.0
         values[np.isnan(values)] = np.nan
         return "float", values
     if pt.is_date(kind):

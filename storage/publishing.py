@@ -86,9 +86,8 @@ def record(
             }
             if not row["reused"]:
                 _write_pairs(con, target, columns_of(con, "incoming"), what=name)
-            con.execute(
-                f"INSERT INTO lake.releases ({FIELDS}) VALUES ({', '.join('?' * 10)})", [row[each.strip()] for each in FIELDS.split(",")]
-            )
+            values = ", ".join(literal(row[each.strip()]) for each in FIELDS.split(","))  # as SQL: a parameter would import pandas
+            con.execute(f"INSERT INTO lake.releases ({FIELDS}) VALUES ({values})")
             commit(con, author=author, message=f"publish {name}@{row['version']}", commit_id=commit_id)
 
 

@@ -52,6 +52,7 @@ class TrainingRun:
     release: Release
     policy: EngineConfig
     policy_fingerprint: str
+    policy_path: str
     directory: Path
     exam: Exam | None = None
     handoff: Path | None = None
@@ -64,10 +65,6 @@ class TrainingRun:
     @property
     def name(self) -> str:
         return self.config.checkpoint or self.release.name
-
-    @property
-    def policy_path(self) -> str:
-        return self.policy.engine.removeprefix("hf:")
 
     def outcome(self, outcome: str) -> dict[str, Any]:
         """What the training came to, as JSON: the last line of `pairmill run train`."""
@@ -103,6 +100,7 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
         release = await asyncio.to_thread(resolve, lake, ref)
         exam = await asyncio.to_thread(_exam, config.evaluation, release) if config.evaluation else None
         policy = _policy(config, release, lake.root)
+        policy_path = await asyncio.to_thread(_policy_path, policy, config.command)
         fingerprint = await asyncio.to_thread(_fingerprint, policy, lake.root)
         weights = await asyncio.to_thread(_weights_key, config, release, fingerprint)
         key = _run_key(config, weights, policy, exam)
@@ -113,6 +111,7 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
             release=release,
             policy=policy,
             policy_fingerprint=fingerprint,
+            policy_path=policy_path,
             directory=(lake.root / "runs" / f"train-{weights}").absolute(),
             exam=exam,
         )
@@ -163,6 +162,21 @@ def _policy(config: TrainConfig, release: Release, lake_root: Path) -> EngineCon
             f"policy is {concrete.engine!r}; the built-in trainer needs weights: --set policy=hf:PATH, or a `command` of your own"
         )
     return concrete
+
+
+def _policy_path(policy: EngineConfig, command: str | None) -> str:
+    """Where the weights lie, `@REV` checked and a hub name resolved; the spec of a policy that only a trainer of your own knows."""
+    if not policy.engine.startswith("hf:"):
+        return policy.engine
+    from curators.engines.models import locate  # torch, which a run over endpoints does not need
+
+    path = locate(policy.engine.removeprefix("hf:")).absolute()
+    if path.is_file() and command is None:
+        raise ConfigError(
+            f"policy is {policy.engine!r}; the built-in trainer takes a model directory, not a .gguf file: "
+            "--set policy=hf:DIRECTORY, or a `command` of your own"
+        )
+    return str(path)
 
 
 def _fingerprint(policy: EngineConfig, lake_root: Path) -> str:

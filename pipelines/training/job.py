@@ -6,7 +6,7 @@ placeholders in its command and as environment variables, and writes one file:
 | placeholder | variable | what |
 |---|---|---|
 | `{handoff}` | `PAIRMILL_HANDOFF` | the hand-off directory: `handoff.json` beside the data |
-| `{policy}` | `PAIRMILL_POLICY` | the model to train: a directory, or a hub name |
+| `{policy}` | `PAIRMILL_POLICY` | the model to train: a directory, a `.gguf` file, or a spec that only the trainer knows |
 | `{out}` | `PAIRMILL_OUT` | where to write |
 | `{params}` | `PAIRMILL_PARAMS` | a JSON file of the run's `params` |
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from curators.errors import ConfigError
+from curators.engines.fingerprint import fingerprint
+from curators.errors import ConfigError, EngineError
 from curators.sampling import make_prompt
 from curators.schema import PAIRS, PROMPTS, frame
 from pipelines import training_tasks as tasks
@@ -150,6 +151,23 @@ async def test_runs_that_share_weights_train_them_once(given: dict[str, Any]) ->
     found = await asyncio.gather(*(trained(given, evaluation={**given["evaluation"], "seed": seed}) for seed in (1, 2)))
     assert found[0][0] != found[1][0]
     assert [len(runs) for _, runs in found] == [1, 1]
+
+
+async def test_a_pinned_policy_reaches_the_trainer_as_the_place_of_its_weights(given: dict[str, Any], tmp_path: Path) -> None:
+    place = tmp_path / "policy"
+    revision = fingerprint(place)[:8]
+    assert (await trained(given, policy=f"{given['policy']}@{revision}"))[1] == [str(place)]
+    with pytest.raises(EngineError, match="pin that fingerprint"):
+        await key_of(given, policy=f"{given['policy']}@hf-0000")
+
+
+async def test_the_built_in_trainer_takes_no_gguf_file(given: dict[str, Any], tmp_path: Path, lake_root: Path) -> None:
+    (tmp_path / "policy.gguf").write_text("weights")
+    policy = f"hf:{tmp_path / 'policy.gguf'}"
+    with pytest.raises(ConfigError, match=r"policy\.gguf'; the built-in trainer takes a model directory, not a \.gguf file"):
+        await key_of(given, policy=policy, command=None)
+    assert not list((lake_root / "runs").glob("train-*"))
+    assert (await trained(given, policy=policy))[1] == [str(tmp_path / "policy.gguf")]
 
 
 async def test_a_trainer_that_failed_is_started_again(given: dict[str, Any], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from curators.errors import ConfigError
 from storage.errors import StorageError
 
 # Two telemetries: the server's heartbeat and the client's events. Both stay off.
@@ -48,6 +49,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def check_port(port: int) -> None:
+    """Refuse a port that something listens on: a server that cannot bind dies, and the one that is there answers in its place."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server does; without it a port rests a minute after its use
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise ConfigError(
+                f"--port {port}: no server can be started there ({getattr(error, 'strerror', None) or error}); give another --port, "
+                f"or set PREFECT_API_URL=http://127.0.0.1:{port}/api to use the Prefect server that is there"
+            ) from error
+
+
 def server_environment(home: Path, api_url: str) -> dict[str, str]:
     return {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": api_url}
 
@@ -73,8 +87,9 @@ def stop_process(process: subprocess.Popen[bytes], patience_s: float = 15.0) -> 
 
 
 def await_server(process: subprocess.Popen[bytes], api_url: str, log: Path) -> None:
+    """Wait until the process's server answers. Another one that answers there in place of a process that died does not count."""
     deadline = time.monotonic() + START_S
-    while not answers(api_url):
+    while not answers(api_url) or process.poll() is not None:
         if process.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text(errors="replace").strip().splitlines()[-3:]
             stop_process(process)
@@ -88,6 +103,10 @@ def prefect_server(lake_root: Path, *, port: int | None = None) -> Iterator[str]
 
     The one at PREFECT_API_URL is used when it answers; otherwise one is started on loopback and stopped afterwards. The
     environment of this process points at it within the block, so import `prefect` inside.
+
+    Raises:
+        ConfigError: something listens on the port.
+        StorageError: the server does not start; the message has the end of its log.
     """
     configured = os.environ.get("PREFECT_API_URL")
     if configured and answers(configured):
@@ -98,6 +117,7 @@ def prefect_server(lake_root: Path, *, port: int | None = None) -> Iterator[str]
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     home.chmod(0o700)
     port = port or free_port()
+    check_port(port)
     api_url = f"http://127.0.0.1:{port}/api"
     log = home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]

@@ -1,0 +1,63 @@
+"""The server that is started is the one that answers: a taken port is refused, a dead process is not covered by another's server."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from curators.errors import ConfigError
+from pipelines.server import await_server, check_port, free_port, prefect_server
+from storage.errors import StorageError
+
+
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def foreign() -> Iterator[int]:
+    """The port of another server, which answers every question about its health."""
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_starts(foreign: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    message = rf"--port {foreign}: no server can be started there \(Address already in use\); give another --port, or set PREFECT_API_URL"
+    with pytest.raises(ConfigError, match=message), prefect_server(tmp_path, port=foreign):
+        pass
+    assert not (tmp_path / "prefect" / "server.log").exists()
+
+
+def test_a_port_is_free_again_after_its_use_and_must_be_one() -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as server, socket.create_connection(("127.0.0.1", port)):
+        server.accept()[0].close()
+    check_port(port)
+    with pytest.raises(ConfigError, match="--port 99999: no server can be started there"):
+        check_port(99999)
+
+
+def test_another_server_does_not_answer_for_a_process_that_died(foreign: int, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text("address already in use")
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    process.wait()
+    with pytest.raises(StorageError, match=r"did not start at .*: address already in use"):
+        await_server(process, f"http://127.0.0.1:{foreign}/api", log)

@@ -240,10 +240,12 @@ def _stack(lake_root: Path, name: str, tag: str) -> list[int]:
     for event in history(lake_root, name):
         if event.get("tag") != tag:
             continue
-        if event["event"] == "rolled_back" and event["version"] in stack:
-            del stack[len(stack) - stack[::-1].index(event["version"]) :]
-        else:
+        if event["event"] == "tagged":
             stack.append(event["version"])
+        elif event["version"] in stack:
+            del stack[len(stack) - stack[::-1].index(event["version"]) :]
+        else:  # a version that the tag was never at takes the place of the one that was undone
+            stack[-1:] = [event["version"]]
     return stack
 
 

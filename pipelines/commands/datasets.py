@@ -218,12 +218,12 @@ def gc(dry_run: bool, lake: str, as_json: bool) -> None:
 def checkpoints(name: str | None, rollback: int | None, lake: str, as_json: bool) -> None:
     """The checkpoint registry: which model came of which version."""
     from storage.checkpoints import checkpoints as registered
-    from storage.checkpoints import promote
+    from storage.checkpoints import rollback as roll_back
 
     if rollback is not None:
         if name is None:
             raise click.UsageError("--rollback needs the checkpoint's NAME")
-        promote(Path(lake), name, rollback)
+        roll_back(Path(lake), name, version=rollback)
     print_rows([_checkpoint(c) for c in registered(Path(lake), name)], as_json=as_json, empty="no checkpoints yet: `pairmill run train`")
 
 

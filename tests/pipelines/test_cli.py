@@ -9,7 +9,10 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from click.testing import CliRunner
 
+from pipelines.commands.datasets import checkpoints
+from storage.checkpoints import history, promote, register, rollback
 from tests.pipelines.conftest import outcome, write_prompts
 
 Pairmill = Callable[..., CompletedProcess[str]]
@@ -103,6 +106,21 @@ def test_a_dead_endpoint_is_one_line(pairmill: Pairmill, tmp_path: Path) -> None
     )
     assert done.returncode == 1
     assert "127.0.0.1:9" in done.stderr.strip().splitlines()[-1]
+
+
+def test_checkpoints_roll_back(tmp_path: Path) -> None:
+    """The tag moves back, and a later rollback does not return to what was undone."""
+    (tmp_path / "model").mkdir()
+    for number in (1, 2, 3):
+        (tmp_path / "model" / "weights").write_text(str(number))
+        register(tmp_path, "sums", tmp_path / "model", fingerprint=f"f{number}")
+        promote(tmp_path, "sums", number)
+    done = CliRunner().invoke(checkpoints, ["sums", "--rollback", "2", "--lake", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    assert [row["ref"] for row in json.loads(done.stdout) if "prod" in row["tags"]] == ["sums@2"]
+    assert history(tmp_path, "sums")[-1]["event"] == "rolled_back"
+    assert rollback(tmp_path, "sums").version == 1
+    assert CliRunner().invoke(checkpoints, ["--rollback", "2", "--lake", str(tmp_path)]).exit_code == 2
 
 
 def test_usage_errors_exit_2(pairmill: Pairmill) -> None:

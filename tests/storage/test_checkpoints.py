@@ -95,6 +95,17 @@ def test_a_tag_moves_and_moves_back(tmp_path: Path) -> None:
     ]
 
 
+def test_what_a_rollback_undid_does_not_come_back(tmp_path: Path) -> None:
+    lake = tmp_path / "lake"
+    three(lake, tmp_path)
+    promote(lake, "math", 1)
+    promote(lake, "math", 3)
+    assert rollback(lake, "math", version=2).version == 2, "a version that was never prod"
+    assert rollback(lake, "math").version == 1
+    with pytest.raises(CheckpointNotFound, match="cannot be rolled back"):
+        rollback(lake, "math")
+
+
 def test_tags_are_independent(tmp_path: Path) -> None:
     lake = tmp_path / "lake"
     three(lake, tmp_path)

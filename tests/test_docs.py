@@ -42,6 +42,12 @@ def test_every_make_target_of_the_readme_exists() -> None:
         assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True).returncode == 0, target
 
 
+def test_make_bench_runs_every_benchmark_that_needs_no_argument() -> None:
+    (listed,) = re.findall(r"for name in ([\w ]+); do .*benchmarks/\$\$name\.py", (ROOT / "Makefile").read_text())
+    whole = [path.stem for path in (ROOT / "benchmarks").glob("*.py") if "required=True" not in path.read_text()]
+    assert sorted(listed.split()) == sorted(whole)
+
+
 def test_nothing_tracked_names_this_machine_or_an_index() -> None:
     found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if found.returncode:

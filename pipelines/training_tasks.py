@@ -109,7 +109,7 @@ async def evaluate_checkpoint(key: str) -> dict[str, Any] | None:
 
 @task(name="register checkpoint", **PLAIN)
 async def register_checkpoint(key: str) -> str:
-    """The new weights into the registry, with what they came from. `prod` moves only to a checkpoint that did not lose."""
+    """The new weights into the registry, with what they came from. `prod` moves only to one whose whole interval of gain is above 0."""
     run = TRAININGS[key]
     if run.trained is None:
         raise ConfigError("the trainer left no checkpoint")

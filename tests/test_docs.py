@@ -28,6 +28,17 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+def test_every_document_that_the_code_cites_is_there() -> None:
+    cited = {
+        (name, path.relative_to(ROOT).as_posix())
+        for package in ("curators", "storage", "pipelines")
+        for path in (ROOT / package).rglob("*.py")
+        for name in re.findall(r"\bdocs/[\w-]+(?:\.md)?", path.read_text())
+    }
+    assert cited
+    assert [where for where in sorted(cited) if not (ROOT / where[0]).exists()] == []
+
+
 def test_every_command_of_the_readme_exists() -> None:
     named = set(re.findall(r"pairmill (\w+)", (ROOT / "README.md").read_text()))
     listed = set(re.findall(r"^pairmill (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)[0].replace("|", " ").split())

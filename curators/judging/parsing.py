@@ -4,8 +4,8 @@ Strict on purpose: a reply that does not carry its verdict in the required form 
 label. Every candidate verdict in the reply is looked at, so that a quoted or restated one cannot decide; what contradicts
 itself is `ambiguous`. Parsing needs nothing but the raw text and is repeated from it.
 
-Method: sections 0 and 5.2 of the survey behind `docs/methods`; the rules come from inspect_ai (capture permissively, then
-check against what was offered) and verifiers (an unclosed reasoning block holds no verdict).
+The rules come from inspect_ai (capture permissively, then check against what was offered) and verifiers (an unclosed
+reasoning block holds no verdict).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ The verdict is read from the log-probabilities of the rubric's labels (`options`
 A reply that was cut off is asked once more with twice the tokens, one that cannot be read is asked again with a note on the
 form; every reply stays a row. What needs no judge (an empty answer, two equal texts) is `gated` and costs no call.
 
-Method: section 5.2 of the survey behind `docs/methods`. Deliberately not done here: combining judgments (`verdicts`), and
-asking in an adaptive order.
+Both orders, because judges favour a position: Zheng et al. 2023 (arXiv:2306.05685). Deliberately not done here: combining
+judgments (`verdicts`), and asking in an adaptive order.
 """
 
 from __future__ import annotations

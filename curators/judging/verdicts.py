@@ -10,8 +10,8 @@ one says A and the other says B, both by more than δ: such a pair is `inconsist
 order missing is `unscored` with the reason, never a half. Scores (pointwise, listwise, verifiers) are averaged over votes
 and compared; they state no probability, so `p_a` stays null.
 
-Method: sections 5.2 and 5.3 of the survey behind `docs/methods`. Deliberately not done here: several judges (juries), and
-ratings over more than one prompt.
+Averaging over both orders: Wang et al. 2023 (arXiv:2305.17926), here in logits, where a constant bias cancels. Deliberately not
+done here: several judges (juries), and ratings over more than one prompt.
 """
 
 from __future__ import annotations

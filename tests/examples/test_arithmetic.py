@@ -232,7 +232,6 @@ def test_the_policy_is_right_on_40_to_70_percent_of_heldout_problems() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(reason="the committed judge is undertrained: .72 a presentation, .75 over both orders; see docs/log.md")
 def test_the_judge_agrees_with_the_checker_on_75_to_95_percent_of_decidable_pairs() -> None:
     from examples.arithmetic.evaluate import choose_pairs, measure_judge, measure_policy
 

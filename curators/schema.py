@@ -136,8 +136,6 @@ FRAMES: Mapping[str, Schema] = MappingProxyType(
     {"prompts": PROMPTS, "generations": GENERATIONS, "judgments": JUDGMENTS, "verdicts": VERDICTS, "pairs": PAIRS}
 )
 
-FUNNEL_COLUMNS = ("stage", "n_in", "n_kept", "n_dropped", "reason")
-
 
 def empty(schema: Schema) -> pl.DataFrame:
     """A frame of that schema without rows."""

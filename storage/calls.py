@@ -123,10 +123,6 @@ class CallLedger:
                 db.executemany("DELETE FROM claims WHERE key = ? AND owner = ?", done)
             return self._claim(db, claim) if claim else ({}, set())
 
-    def put_many(self, rows: Sequence[Row]) -> None:
-        """Keep answers."""
-        self.write(answers=rows)
-
     def summary(self, *, run_id: str | None = None, since: float | None = None, engine: str | None = None) -> dict[str, Any]:
         """What calls came to: of one run, since a Unix time, of one engine's spec, or all.
 

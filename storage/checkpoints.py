@@ -20,7 +20,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -79,15 +79,11 @@ def register(
         if _same(lake_root, name, fingerprint, dataset) is None:
             _copy(path, part)  # it takes time, and the lock is held for moments only
         with _locked(folder):
-            found = _same(lake_root, name, fingerprint, dataset)
-            if found is not None:
+            if found := _same(lake_root, name, fingerprint, dataset):
                 _measure(lake_root, found, metrics)
                 return get(lake_root, name, found.version)
             version = 1 + max((c.version for c in checkpoints(lake_root, name)), default=0)
-            target = folder / str(version)
-            if target.exists():  # a registration that was killed between its rename and its line: nobody has seen it
-                shutil.rmtree(target)
-            os.rename(part, target)
+            _place(part, folder / str(version))
             event = {"event": "registered", "version": version, "fingerprint": fingerprint, "parent": parent, "dataset": dataset}
             _append(folder, {**event, "metrics": dict(metrics or {}), "at": _now()})
     finally:
@@ -229,11 +225,6 @@ def history(lake_root: Path, name: str) -> list[dict[str, Any]]:
     return events
 
 
-def as_record(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The checkpoint as JSON values, for `--json`."""
-    return {**asdict(checkpoint), "path": str(checkpoint.path), "ref": checkpoint.ref, "tags": list(checkpoint.tags)}
-
-
 def _stack(lake_root: Path, name: str, tag: str) -> list[int]:
     """Where the tag was, oldest first, with what a rollback undid taken off."""
     stack: list[int] = []
@@ -251,6 +242,12 @@ def _stack(lake_root: Path, name: str, tag: str) -> list[int]:
 
 def _same(lake_root: Path, name: str, fingerprint: str, dataset: str | None) -> Checkpoint | None:
     return next((c for c in checkpoints(lake_root, name) if (c.fingerprint, c.dataset) == (fingerprint, dataset) and c.path.exists()), None)
+
+
+def _place(part: Path, target: Path) -> None:
+    if target.exists():  # a registration that was killed between its rename and its line: nobody has seen it
+        shutil.rmtree(target)
+    os.rename(part, target)
 
 
 def _measure(lake_root: Path, found: Checkpoint, metrics: Mapping[str, Any] | None) -> None:

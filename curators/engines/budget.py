@@ -63,14 +63,12 @@ class Budget:
         max_tokens: int | None = None,
         max_usd: float | None = None,
         max_seconds: float | None = None,
-        allow_unknown_price: bool = False,
     ) -> None:
         caps = {"max_calls": max_calls, "max_tokens": max_tokens, "max_usd": max_usd, "max_seconds": max_seconds}
         for name, cap in caps.items():
             if cap is not None and cap <= 0:
                 raise ConfigError(f"budget: {name} is {cap}; give a number above 0, or leave it out for no cap")
         self._max_calls, self._max_tokens, self._max_usd, self._max_seconds = max_calls, max_tokens, max_usd, max_seconds
-        self._allow_unknown_price = allow_unknown_price
         self._started = time.monotonic()
         self._reserved = Spend()
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -90,7 +88,7 @@ class Budget:
         Raises:
             ConfigError: there is a cap in dollars and the engine has no price.
         """
-        if self._max_usd is not None and price is None and not self._allow_unknown_price:
+        if self._max_usd is not None and price is None:
             raise ConfigError(
                 f"budget: a cap of {self._max_usd} USD, but {spec} has no price; "
                 "set prompt_usd and completion_usd (per million tokens; 0 is allowed)"

@@ -173,18 +173,6 @@ def choose_channel(rubric: Rubric, engine: Engine, config: JudgeConfig) -> Chann
     return "options"
 
 
-def calls_needed(n: int, rubric: Rubric, config: JudgeConfig) -> int:
-    """Judge requests for a prompt with `n` distinct generations, without re-asks.
-
-    >>> from curators.judging.prompts import load_rubric
-    >>> [calls_needed(4, load_rubric(name), JudgeConfig()) for name in ("pairwise", "pointwise", "listwise")]
-    [12, 4, 1]
-    """
-    if rubric.protocol == "pairwise":
-        return (n * (n - 1) // 2 if config.pairs == "all" else max(0, n - 1)) * (2 if config.both_orders else 1)
-    return n if rubric.protocol == "pointwise" else min(n, 1)
-
-
 def _presentations(case: _Case, generations: Sequence[Mapping[str, Any]]) -> tuple[list[_Shown], list[tuple[_Shown, str]]]:
     usable = {"ok", "empty", "truncated"} if case.config.use_truncated else {"ok", "empty"}
     candidates = sorted((g["generation_id"], answer_text(g)) for g in generations if g["state"] in usable)

@@ -131,10 +131,7 @@ def compare(
         SchemaError: the two do not hold the same samples.
         CurationError: fewer than two prompts have a pair of graded answers.
     """
-    keys = ["prompt_id", "sample_index"]
-    pairs = grade(before, prompts, check).join(grade(after, prompts, check), on=keys, how="full", coalesce=True, suffix="_after").sort(keys)
-    if len(pairs) != len(before) or len(pairs) != len(after):
-        raise SchemaError(f"{len(before)} samples before and {len(after)} after are not of the same prompts and indices")
+    pairs = _paired(grade(before, prompts, check), grade(after, prompts, check))
     arrived = pairs.filter(pl.col("arrived") & pl.col("arrived_after"))
     graded = arrived.filter(pl.col("score").is_not_null() & pl.col("score_after").is_not_null())
     by_prompt = graded.group_by("prompt_id", maintain_order=True).agg(
@@ -167,6 +164,14 @@ def compare(
         truncated_before=_mean(graded["truncated"]) or 0.0,
         truncated_after=_mean(graded["truncated_after"]) or 0.0,
     )
+
+
+def _paired(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    keys = ["prompt_id", "sample_index"]
+    pairs = before.join(after, on=keys, how="full", coalesce=True, suffix="_after").sort(keys)
+    if len(pairs) != len(before) or len(pairs) != len(after):
+        raise SchemaError(f"{len(before)} samples before and {len(after)} after are not of the same prompts and indices")
+    return pairs
 
 
 def grade(generations: pl.DataFrame, prompts: pl.DataFrame, check: Check) -> pl.DataFrame:

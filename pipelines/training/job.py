@@ -83,8 +83,8 @@ async def run_trainer(
 
     Args:
         command: an argument list, or a line in shell quoting (no shell runs it); null is the built-in DPO job.
-        out_dir: made if missing. What an interrupted run left there stays, so that a trainer may resume; an old `result.json` does not, nor
-            that of a trainer that fails: one that is there afterwards is whole (`finished`).
+        out_dir: made if missing. What an interrupted run left there stays, so that a trainer may resume, but for a `result.json`, an old
+            one or that of a trainer that fails.
         on_line: called in the event loop with each line of output, without its line ending; a carriage return ends a line too.
 
     Raises:
@@ -109,8 +109,7 @@ async def run_trainer(
         (out_dir / RESULT).unlink(missing_ok=True)
         if not isinstance(error, TrainerError):
             raise
-        tail = "\n".join(f"  | {line}" for line in last) or "  | (no output)"
-        raise TrainerError(f"the trainer `{shlex.join(argv)}` {error}. Its log is {out_dir / LOG}, its last lines:\n{tail}") from error
+        raise TrainerError(f"the trainer `{shlex.join(argv)}` {error}. Its log is {out_dir / LOG}, {_tail(last)}") from error
 
 
 def finished(out_dir: Path) -> TrainResult | None:
@@ -255,6 +254,10 @@ async def _stream(source: asyncio.StreamReader, sink: BinaryIO, keep: Callable[[
                 keep(line.rstrip("\r"))
         if not chunk:
             return
+
+
+def _tail(last: Sequence[str]) -> str:
+    return "its last lines:\n" + ("\n".join(f"  | {line}" for line in last) or "  | (no output)")
 
 
 def _check_end(exit_code: int | None, timeout_s: float) -> None:

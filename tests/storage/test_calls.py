@@ -27,12 +27,12 @@ def failure(**fields: object) -> dict[str, object]:
 def test_answers_come_back_and_the_first_one_stays(tmp_path):
     path = tmp_path / "deep" / "calls.sqlite"
     with open_ledger(path) as ledger:
-        ledger.put_many([row("a", b"1"), row("b", b"2")])
-        ledger.put_many([row("a", b"other")])
+        ledger.write(answers=[row("a", b"1"), row("b", b"2")])
+        ledger.write(answers=[row("a", b"other")])
     with open_ledger(path) as ledger:
         assert ledger.get_many(["a", "b", "c"]) == {"a": b"1", "b": b"2"}
         many = [f"k{i}" for i in range(2000)]
-        ledger.put_many([row(key, key.encode()) for key in many])
+        ledger.write(answers=[row(key, key.encode()) for key in many])
         assert ledger.get_many(many) == {key: key.encode() for key in many}
 
 
@@ -78,7 +78,7 @@ import sys, time
 from storage.calls import open_ledger
 ledger = open_ledger(sys.argv[1])
 print(sorted(ledger.write(claim=["a", "b"])[1]), flush=True)
-ledger.put_many([{**dict.fromkeys(("run_id", "cost_usd")), "engine": "e", "fingerprint": "f", "request_key": "k", "sent": 1,
+ledger.write(answers=[{**dict.fromkeys(("run_id", "cost_usd")), "engine": "e", "fingerprint": "f", "request_key": "k", "sent": 1,
     "prompt_tokens": 1, "completion_tokens": 1, "latency_s": 0.0, "key": "a", "value": b"1"}])
 print("kept", flush=True)
 sys.stdin.read()
@@ -140,7 +140,7 @@ def test_many_threads_and_ledgers_write_at_once(tmp_path):
         with open_ledger(path) as ledger:
             for i in range(50):
                 _, granted = ledger.write(claim=[f"k{i}"])
-                ledger.put_many([row(key, str(n).encode()) for key in granted])
+                ledger.write(answers=[row(key, str(n).encode()) for key in granted])
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -163,7 +163,7 @@ def test_a_torn_log_costs_its_tail_and_nothing_else(start, tmp_path):
     with open_ledger(path) as ledger:
         # The last commit was the answer; its frames are torn, so it never was.
         assert ledger.get_many(["a"]) == {}
-        ledger.put_many([row("a", b"2")])
+        ledger.write(answers=[row("a", b"2")])
         assert ledger.get_many(["a"]) == {"a": b"2"}
 
 
@@ -188,15 +188,15 @@ def test_a_later_format_is_refused(tmp_path):
 def test_a_full_disk_is_one_line_and_keeps_what_was_kept(tmp_path):
     path = tmp_path / "calls.sqlite"
     with open_ledger(path) as ledger:
-        ledger.put_many([row("a")])
+        ledger.write(answers=[row("a")])
         pages = ledger._writer.execute("PRAGMA page_count").fetchone()[0]
         ledger._writer.execute(f"PRAGMA max_page_count={pages + 2}")  # SQLite's own way to a full disk
         with pytest.raises(StorageError, match="database or disk is full; free some space and run again") as caught:
-            ledger.put_many([row(f"k{i}", b"x" * 5000) for i in range(100)])
+            ledger.write(answers=[row(f"k{i}", b"x" * 5000) for i in range(100)])
         assert "\n" not in str(caught.value)
         assert set(ledger.get_many(["a", "k0"])) == {"a"}
         ledger._writer.execute(f"PRAGMA max_page_count={pages + 1000}")
-        ledger.put_many([row("b")])
+        ledger.write(answers=[row("b")])
         assert set(ledger.get_many(["a", "b"])) == {"a", "b"}
 
 

@@ -379,7 +379,6 @@ async def test_a_cap_in_dollars_needs_a_price(ledger):
     fake.price = None
     with pytest.raises(ConfigError, match="fake: has no price; set prompt_usd"):
         CachedEngine(fake, ledger, budget=Budget(max_usd=1.0))
-    CachedEngine(fake, ledger, budget=Budget(max_usd=1.0, allow_unknown_price=True))
     fake.price = Price(prompt_usd=1.0, completion_usd=1e6)  # a dollar a token
     budget = Budget(max_usd=200.0)
     engine = CachedEngine(fake, ledger, budget=budget, run_id="r")

@@ -94,8 +94,8 @@ def contains(*, prompt: str, response: str, reference: str | None) -> bool | Non
     """The reference, a keyword or a JSON list of them, stands in the response as whole words."""
     if reference is None:
         return None
-    value = json.loads(reference) if reference.lstrip().startswith("[") else reference
-    return all(constraints.contains(response, keyword) for keyword in (value if isinstance(value, list) else [value]))
+    keywords = json.loads(reference) if reference.lstrip().startswith("[") else [reference]
+    return constraints.holds(response, {"kind": "contains_all", "value": keywords})
 
 
 def length(*, prompt: str, response: str, reference: str | None) -> bool | None:
@@ -107,7 +107,7 @@ def length(*, prompt: str, response: str, reference: str | None) -> bool | None:
 
 def is_json(*, prompt: str, response: str, reference: str | None) -> bool:
     """The response is JSON and nothing else; the reference, where there is one, is a JSON list of keys that it must have."""
-    return constraints.is_json(response, json.loads(reference) if reference else None)
+    return constraints.holds(response, {"kind": "json", "value": json.loads(reference) if reference else None})
 
 
 def lowercase(*, prompt: str, response: str, reference: str | None) -> bool:

@@ -92,6 +92,16 @@ def test_a_shipped_check_passes_and_fails(name: str, reference: str | None, pass
     assert CHECKS[name](prompt="", response=fails, reference=reference) is False
 
 
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [("contains", ""), ("contains", "[]"), ("contains", "[null]"), ("json", '"abc"'), ("length", '{"max_words": "50"}')],
+)
+def test_a_reference_of_the_wrong_type_is_an_error_and_never_a_score(name: str, reference: str) -> None:
+    (row,) = verify_rows(make_prompt("Q", reference=reference), [{**GROUP[0], "text": '{"a": "None b c"}'}], load_verifier(name))
+    assert (row["state"], row.get("scores")) == ("verifier_error", None)
+    assert "does not fit: it must be" in row["reason"]
+
+
 def test_the_share_of_constraints_is_a_score() -> None:
     reference = '{"constraints": [{"kind": "contains", "value": "sea"}, {"kind": "lowercase"}]}'
     assert CHECKS["constraints_share"](prompt="", response="The sea", reference=reference) == 0.5

@@ -36,6 +36,7 @@ def main() -> int:
         "sampling={n: 4, max_tokens: 256}",
         f"judge.engine={engine}",
         f"judge.max_concurrency={args.concurrency}",
+        f"judge.share_requests={args.mode == 'n'}",  # as the policy's: one engine for both, and one limit
         f"judge.rubric={RUBRIC}",
         "judge.max_tokens=256",
         "gates={max_unscored_share: null, max_duplicate_share: null}",

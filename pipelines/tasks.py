@@ -122,23 +122,25 @@ async def publish_candidate(key: str) -> dict[str, Any]:
     return await asyncio.to_thread(candidates.publish, RUNS[key])
 
 
-@task(name="announce", **PLAIN)
-async def announce(key: str) -> None:
-    """Move the tag and say that the version is there: what starts its training."""
-    await asyncio.to_thread(candidates.announce, RUNS[key], emit_published)
-
-
 @task(name="show figures", **PLAIN)
 async def show_figures(key: str) -> None:
-    """Funnel, judge health, gates and outcome as artifacts in the Prefect UI."""
+    """Funnel, judge health and gates as artifacts in the Prefect UI."""
     run = RUNS[key]
     name, figures = run.config.dataset, run.figures
     await asyncio.gather(
         show_table("funnel", name, figures.funnel_rows, "rows in = rows kept + rows dropped, at every stage"),
         show_table("health", name, figures.health_rows, "the judge, measured on this run"),
         show_table("gates", name, [gate.as_dict() for gate in figures.gates], "what the version had to pass"),
-        show_outcome(name, run.outcome(), report=f"pairmill report {name}"),
     )
+
+
+@task(name="announce", **PLAIN)
+async def announce(key: str) -> None:
+    """Move the tag, say that the version is there, which starts its training, and show what the run came to."""
+    run = RUNS[key]
+    await asyncio.to_thread(candidates.announce, run, emit_published)
+    if run.figures.gates:
+        await show_outcome(run.config.dataset, run.outcome(), report=f"pairmill report {run.config.dataset}")
 
 
 @task(name="import files", **PLAIN)

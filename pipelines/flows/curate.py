@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prefect import flow
@@ -25,9 +26,8 @@ async def curate(config: CurateConfig) -> dict[str, Any]:
         await tasks.read_prompts(run.key)
         await annotated(run)
         await tasks.build_candidate(run.key)
-        await tasks.publish_candidate(run.key)
+        await asyncio.gather(tasks.show_figures(run.key), tasks.publish_candidate(run.key))
         await tasks.announce(run.key)
-        await tasks.show_figures(run.key)
         return run.outcome()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prefect import flow
@@ -19,9 +20,8 @@ async def import_dataset(config: ImportConfig) -> dict[str, Any]:
             await tasks.announce(run.key)
             return run.outcome("reused")
         await tasks.import_files(run.key)
-        await tasks.publish_candidate(run.key)
+        await asyncio.gather(tasks.show_figures(run.key), tasks.publish_candidate(run.key))
         await tasks.announce(run.key)
-        await tasks.show_figures(run.key)
         return run.outcome()
 
 

@@ -53,10 +53,10 @@ def freeze(lake: Lake, release: Release) -> None:
                 files = {path.name: _described(path, rows) for path, rows in _write(con, release, draft)}
             manifest = {**release.manifest, "files": files}
             _write_durably(draft / "manifest.json", orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n")
-            _sync(draft)
+            sync(draft)
             if not (release.frozen / "manifest.json").exists():
                 draft.rename(release.frozen)
-                _sync(release.frozen.parent)
+                sync(release.frozen.parent)
         except OSError:
             if not (release.frozen / "manifest.json").exists():
                 raise
@@ -84,7 +84,7 @@ def _copy(con: duckdb.DuckDBPyConnection, rows: str, path: Path) -> tuple[Path, 
 
 def _described(path: Path, rows: int) -> dict[str, Any]:
     path.chmod(0o444)
-    _sync(path)
+    sync(path)
     return {"rows": rows, "bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
@@ -162,10 +162,11 @@ def _verify_file(path: Path, said: dict[str, Any]) -> None:
 def _write_durably(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     path.chmod(0o444)
-    _sync(path)
+    sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What the path holds is on the disk when this returns."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

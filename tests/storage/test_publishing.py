@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
-from storage import Lake, Release, find_by_commit, lineage, list_datasets, open_lake, publish, read_at, resolve, scan, verify
+from storage import Lake, Release, diff, find_by_commit, lineage, list_datasets, open_lake, publish, read_at, resolve, scan, verify
 from storage.errors import DigestMismatch, StorageError
 from storage.lake import CATALOG
 
@@ -219,6 +220,7 @@ def test_rows_that_the_catalog_did_not_keep_are_not_frozen(lake: Lake) -> None:
 KILLED = """
 import os, signal, sys
 import polars as pl
+import pyarrow.parquet as pq
 from storage import open_lake, publish
 import storage.publishing, storage.frozen
 module, name = {"commit": (storage.publishing, "commit"), "committed": (storage.publishing, "find_by_commit"),
@@ -253,3 +255,22 @@ def test_a_publish_that_is_killed_leaves_all_or_nothing_and_can_be_repeated(lake
     assert scan(release).collect().equals(PAIRS)
     assert verify(lake, "math@2")["ok"]
     assert len(list_datasets(lake)) == 1
+
+
+def test_a_large_new_dataset_is_a_file_of_polars_and_reads_diffs_and_verifies_like_any_other(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.publishing.SMALL_BYTES", 0)
+    pairs = PAIRS.with_columns(none=pl.lit(None), kept=pl.lit(True), n=pl.lit(3, pl.Int32))
+    first = published(lake, pairs, "1")
+    (file,) = (lake.root / "data" / "datasets" / "math").glob("*.parquet")
+    assert "Polars" in str(pq.read_metadata(file).created_by)
+    assert read_at(lake, first).equals(scan(first).collect())
+    assert verify(lake, "math@1")["ok"]
+    second = published(lake, pairs.filter(pl.col("pair_id") != "pair0003").with_columns(n=pl.lit(4, pl.Int32)), "2")
+    found = diff(lake, "math@1", "math@2")
+    assert (second.version, found.n_removed, found.n_changed) == (2, 1, ROWS - 1)
+    assert read_at(lake, first).height == ROWS
+    lists = pairs.with_columns(scores=pl.lit([1.0, 2.0], pl.List(pl.Float64)))
+    assert publish(lake, "lists", lists, manifest={}, author="ada", commit_id="3").n_pairs == ROWS
+    assert verify(lake, "lists@1")["ok"]

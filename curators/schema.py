@@ -1,6 +1,6 @@
 """The frames: what a row of each means, its columns, types and nulls.
 
-Facts (`prompts`, `generations`, `judgments`) say what happened and are append-only; `pairs` are derived from them by a
+Facts (`prompts`, `generations`, `judgments`, `nodes`) say what happened and are append-only; `pairs` are derived from them by a
 named policy and carry their own text, so that a pair of any kind (responses, steps, revisions) is self-contained.
 Structured values (messages, tools, tool calls, metadata) are JSON text with keys in the order in which
 they came, since a chat template writes tools and arguments in that order; ids are taken over the sorted form.
@@ -118,7 +118,7 @@ PAIRS: Schema = MappingProxyType(
         "rejected": _T,
         "tools": _T,  # JSON, null: none
         "chat_template_kwargs": _T,
-        "chosen_id": _T,  # generation ids
+        "chosen_id": _T,  # generation ids; node ids for steps
         "rejected_id": _T,
         "chosen_score": pl.Float64(),  # within the prompt's group: score or mean win probability; null for recorded pairs without scores
         "rejected_score": pl.Float64(),
@@ -132,8 +132,112 @@ PAIRS: Schema = MappingProxyType(
     }
 )
 
+NODES: Schema = MappingProxyType(
+    {
+        "node_id": _T,  # content id of tree_id and place
+        "prompt_id": _T,
+        "tree_id": _T,  # content id of prompt_id, policy, judge, search, seed, tree_state and everything that the tree holds
+        "tree_state": _T,  # finished | budget (the search was ended before it was done)
+        "parent_id": _T,  # null: the prompt itself, whose text is empty
+        "place": pl.List(pl.Int32()),  # the sample index of every step from the prompt to this one
+        "depth": pl.Int32(),  # steps from the prompt, 0 for the prompt
+        "sibling": pl.Int32(),  # sample index among the steps of one parent
+        "policy": _T,  # fingerprint of the engine that wrote the steps
+        "engine": _T,  # its spec
+        "judge": _T,  # who graded the answers, null: nobody
+        "search": _T,  # JSON of the search's parameters
+        "seed": pl.Int64(),
+        "text": _T,  # of this step alone, with its trailing delimiter: an answer's steps joined are the answer
+        "token_ids": pl.List(pl.Int32()),  # as sampled, null where the engine does not say
+        "n_tokens": pl.Int32(),
+        "sum_logprob": pl.Float64(),
+        "prior": pl.Float64(),  # p of PUCT; like all that follows null for a step that was no child
+        "n_visits": pl.Int32(),
+        "n_ended": pl.Int32(),  # simulations that ended here
+        "q": pl.Float64(),
+        "v": pl.Float64(),
+        "r_value": pl.Float64(),  # R of the state after the step: outcome + self_eval
+        "outcome": pl.Float64(),  # 1 right, -1 wrong; null: unfinished, or nobody graded it
+        "self_eval": pl.Float64(),
+        "n_visits_at_commit": pl.Int32(),  # both as they were when one of the siblings was committed to; null: none was
+        "q_at_commit": pl.Float64(),
+        "w_mean": pl.Float64(),  # mean of r_value over the ends of the tree below, siblings alike
+        "w_max": pl.Float64(),
+        "soft_label": pl.Float64(),  # share of right answers below, null where none is graded
+        "n_correct": pl.Int32(),  # right and wrong answers at or below
+        "n_wrong": pl.Int32(),
+        "regret": pl.Float64(),  # q of the best sibling minus its own, at the commit where there was one
+        "terminal": pl.Boolean(),  # the answer ends here
+        "chosen": pl.Boolean(),  # committed to
+        "injected": pl.Boolean(),  # from a reference solution, not sampled
+        # ok | truncated (the answer was cut off) | dead_end (ok, but no step came below: reason) and, never visited, what the driver calls
+        # a sample that is no step: empty | duplicate | verifier_error | transport_error | …
+        "state": _T,
+        "reason": _T,
+    }
+)
+
+STEP_PAIRS: Schema = MappingProxyType(
+    {
+        **PAIRS,  # chosen and rejected hold prefix and step; ids are node ids; scores are q, w_mean or w_max
+        "tree_id": _T,
+        "parent_id": _T,  # the node that both continue
+        "depth": pl.Int32(),  # of both steps, 1 for the first
+        "prefix": _T,  # the beginning of the answer that both share
+        "chosen_step": _T,
+        "rejected_step": _T,
+        "prefix_token_ids": pl.List(pl.Int32()),  # as sampled, null where a step has none; the truth, as text may come back as other tokens
+        "chosen_token_ids": pl.List(pl.Int32()),
+        "rejected_token_ids": pl.List(pl.Int32()),
+        "chosen_terminal": pl.Boolean(),  # only then may a trainer append an end-of-sequence token
+        "rejected_terminal": pl.Boolean(),
+        "chosen_q": pl.Float64(),
+        "rejected_q": pl.Float64(),
+        "chosen_visits": pl.Int32(),
+        "rejected_visits": pl.Int32(),
+        "chosen_prior": pl.Float64(),
+        "rejected_prior": pl.Float64(),
+        "parent_r_value": pl.Float64(),
+        "chosen_r_value": pl.Float64(),
+        "rejected_r_value": pl.Float64(),
+        "chosen_outcome": pl.Float64(),
+        "rejected_outcome": pl.Float64(),
+        "chosen_w_mean": pl.Float64(),
+        "rejected_w_mean": pl.Float64(),
+        "chosen_regret": pl.Float64(),
+        "rejected_regret": pl.Float64(),
+        "alpha": pl.Float64(),  # label smoothing of this pair: the weight of the flipped label
+        "alpha_mode": _T,
+    }
+)
+
+STEP_LABELS: Schema = MappingProxyType(
+    {
+        "node_id": _T,  # the node that ends the answer
+        "prompt_id": _T,
+        "tree_id": _T,
+        "policy": _T,
+        "completions": pl.List(pl.String()),  # the answer's steps; the lists below have one entry a step
+        "labels": pl.List(pl.Boolean()),  # hard: a right answer stands at or below
+        "soft_labels": pl.List(pl.Float64()),
+        "q": pl.List(pl.Float64()),
+        "regrets": pl.List(pl.Float64()),
+        "outcome": pl.Float64(),  # of the answer
+        "state": _T,  # ok | truncated
+    }
+)
+
 FRAMES: Mapping[str, Schema] = MappingProxyType(
-    {"prompts": PROMPTS, "generations": GENERATIONS, "judgments": JUDGMENTS, "verdicts": VERDICTS, "pairs": PAIRS}
+    {
+        "prompts": PROMPTS,
+        "generations": GENERATIONS,
+        "judgments": JUDGMENTS,
+        "verdicts": VERDICTS,
+        "pairs": PAIRS,
+        "nodes": NODES,
+        "step_pairs": STEP_PAIRS,
+        "step_labels": STEP_LABELS,
+    }
 )
 
 

@@ -23,13 +23,13 @@ step with a single child is joined with it), and its pairs of equal value.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal, get_args
 
 import polars as pl
 
-from curators.errors import ConfigError
+from curators.errors import ConfigError, SchemaError
 from curators.funnel import Funnel
 from curators.pairs import KEPT, TINY, unit_hash
 from curators.schema import check
@@ -90,14 +90,19 @@ class StepPairConfig:
             )
 
 
-_PARITY = {"parents": "path", "min_gap": 0.0, "min_visits": 0, "require_outcomes": False, "signs_agree": False, "allow_injected": True}
-EXTRACTIONS: Mapping[str, StepPairConfig] = MappingProxyType(
-    {
-        "default": StepPairConfig(),
-        "paper": StepPairConfig(**_PARITY, alpha_mode="paper", max_per_prompt=None),  # type: ignore[arg-type]
-        "ref": StepPairConfig(**_PARITY, alpha_mode="ref", rejected="random_nonbest", solved_only=True),  # type: ignore[arg-type]
-    }
+_PAPER = StepPairConfig(
+    parents="path",
+    min_gap=0.0,
+    min_visits=0,
+    require_outcomes=False,
+    signs_agree=False,
+    allow_injected=True,
+    max_per_prompt=None,
+    alpha_mode="paper",
 )
+_REF = replace(_PAPER, rejected="random_nonbest", max_per_prompt=8, alpha_mode="ref", solved_only=True)
+EXTRACTIONS: Mapping[str, StepPairConfig] = MappingProxyType({"default": StepPairConfig(), "paper": _PAPER, "ref": _REF})
+"""The ways of making pairs by name; `dataclasses.replace` changes one."""
 
 
 def step_pairs(prompts: pl.DataFrame, nodes: pl.DataFrame, *, config: StepPairConfig | None = None) -> tuple[pl.DataFrame, list[Funnel]]:
@@ -106,11 +111,13 @@ def step_pairs(prompts: pl.DataFrame, nodes: pl.DataFrame, *, config: StepPairCo
     Prompts that are not ok are not counted, and nodes of other prompts are not read. Several trees of a prompt share its cap.
 
     Raises:
-        SchemaError: a frame lacks a column.
+        SchemaError: a frame lacks a column, or a node comes twice.
     """
     config = config or StepPairConfig()
     prompts = check(prompts, "prompts").filter(pl.col("state") == "ok")
     nodes = check(nodes, "nodes").filter(pl.col("prompt_id").is_in(prompts["prompt_id"].implode()))
+    if nodes["node_id"].is_duplicated().any():
+        raise SchemaError("nodes: a node comes twice; give each tree once")
     steps = _steps(nodes, config)
     pairs, parents = _choose(steps, config)
     rows = write_pairs(prompts, nodes, pairs, config)

@@ -17,21 +17,25 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+Line = tuple[str | None, str, list[int] | None, bool, float]
+"""Of a node that has steps below it: its parent's id (null: it is the prompt), text, token ids, whether it was injected, and R."""
+
+_LINE = ("node_id", "parent_id", "text", "token_ids", "injected", "r_value")
 _READ = ("node_id", "parent_id", "prompt_id", "tree_id", "policy", "judge", "depth", "text", "token_ids", "prior", "r_value", "outcome")
-_MORE = ("w_mean", "regret", "terminal", "n_visits", "q", "n_visits_at_commit", "q_at_commit")
+_MORE = ("w_mean", "regret", "terminal", "injected", "n_visits", "q", "n_visits_at_commit", "q_at_commit")
 
 
 def write_pairs(prompts: pl.DataFrame, nodes: pl.DataFrame, chosen: pl.DataFrame, config: StepPairConfig) -> pl.DataFrame:
     """Rows of `step_pairs` for candidates with `node_id_best`, `node_id`, `score_best` and `score`, in their order."""
-    used = nodes.filter(pl.col("tree_id").is_in(chosen["tree_id"].unique().implode())).select(*_READ, *_MORE)
-    of = {row["node_id"]: row for row in used.iter_rows(named=True)}
-    asked = _asked(prompts)
-    rows = [
-        _row(asked, [of[best], of[other]], _prefix(of, of[best]), [score, lower], config)
-        for best, other, score, lower in chosen.select("node_id_best", "node_id", "score_best", "score").iter_rows()
-    ]
-    for row in rows:
-        row["parent_r_value"] = of[row["parent_id"]]["r_value"]
+    used = pl.concat([chosen["node_id_best"], chosen["node_id"]]).unique()
+    of = _by_id(nodes.filter(pl.col("node_id").is_in(used.implode())))
+    asked, lines = _asked(prompts), _lines(nodes)
+    rows = []
+    for best, other, score, lower in chosen.select("node_id_best", "node_id", "score_best", "score").iter_rows():
+        before = _before(lines, of[best])
+        prefix = "".join(text for _, text, *_ in before), _joined(ids for _, _, ids, *_ in before)
+        rows.append(_row(asked, [of[best], of[other]], prefix, [score, lower], config))
+        rows[-1]["parent_r_value"] = lines[of[best]["parent_id"]][-1]
     return frame(rows, STEP_PAIRS)
 
 
@@ -47,16 +51,20 @@ def answer_pairs(prompts: pl.DataFrame, nodes: pl.DataFrame, *, config: StepPair
     """
     prompts = check(prompts, "prompts").filter(pl.col("state") == "ok")
     nodes = check(nodes, "nodes").filter(pl.col("prompt_id").is_in(prompts["prompt_id"].implode()) & pl.col("n_visits").is_not_null())
-    of = {row["node_id"]: row for row in nodes.select(*_READ, *_MORE, "injected", "state").iter_rows(named=True)}
+    ended = nodes.filter(pl.col("terminal") & (pl.col("outcome").fill_null(0) != 0) & (pl.col("state") == "ok"))
+    lines = _lines(nodes)
     sides: dict[str, dict[bool, dict[str, dict[str, Any]]]] = {}
-    for node in sorted(of.values(), key=lambda row: unit_hash("answer", config.seed, row["node_id"])):
-        if not (node["terminal"] and node["outcome"] and node["state"] == "ok"):
+    for node in sorted(_by_id(ended).values(), key=lambda row: unit_hash("answer", config.seed, row["node_id"])):
+        before = _before(lines, node)
+        if node["injected"] or any(injected for *_, injected, _ in before):
             continue
-        line = [*_line(of, node), node]
-        if not any(step["injected"] for step in line):
-            answer = {**node, "text": "".join(step["text"] for step in line), "token_ids": _joined(step["token_ids"] for step in line)}
-            texts = sides.setdefault(node["prompt_id"], {True: {}, False: {}})[node["outcome"] > 0]
-            texts.setdefault(" ".join(answer["text"].split()), answer)
+        answer = {
+            **node,
+            "text": "".join(text for _, text, *_ in before) + node["text"],
+            "token_ids": _joined([*(ids for _, _, ids, *_ in before), node["token_ids"]]),
+        }
+        texts = sides.setdefault(node["prompt_id"], {True: {}, False: {}})[node["outcome"] > 0]
+        texts.setdefault(" ".join(answer["text"].split()), answer)
     asked, rows = _asked(prompts), []
     for _, side in sorted(sides.items()):
         both = list(zip(side[True].values(), side[False].values(), strict=False))[: config.max_per_prompt]
@@ -72,19 +80,24 @@ def _asked(prompts: pl.DataFrame) -> dict[str, Row]:
     return {row["prompt_id"]: row for row in prompts.select(columns).iter_rows(named=True)}
 
 
-def _line(of: Mapping[str, Row], node: Row) -> list[Row]:
+def _by_id(nodes: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    return {row["node_id"]: row for row in nodes.select(*_READ, *_MORE).iter_rows(named=True)}
+
+
+def _lines(nodes: pl.DataFrame) -> dict[str, Line]:
+    """What is needed of the nodes that have steps below them."""
+    inner = nodes.filter(pl.col("node_id").is_in(nodes["parent_id"].drop_nulls().unique().implode()))
+    return {node_id: tuple(line) for node_id, *line in inner.select(_LINE).iter_rows()}
+
+
+def _before(lines: Mapping[str, Line], node: Row) -> list[Line]:
     """The steps before a node, from the first."""
-    line: list[Row] = []
-    parent = of[node["parent_id"]]
-    while parent["parent_id"] is not None:
-        line.insert(0, parent)
-        parent = of[parent["parent_id"]]
-    return line
-
-
-def _prefix(of: Mapping[str, Row], node: Row) -> tuple[str, list[int] | None]:
-    line = _line(of, node)
-    return "".join(step["text"] for step in line), _joined(step["token_ids"] for step in line)
+    before: list[Line] = []
+    line = lines[node["parent_id"]]
+    while line[0] is not None:
+        before.append(line)
+        line = lines[line[0]]
+    return before[::-1]
 
 
 def _joined(token_ids: Iterable[list[int] | None]) -> list[int] | None:

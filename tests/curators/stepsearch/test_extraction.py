@@ -280,6 +280,10 @@ def test_properties_of_the_pairs_of_any_trees(seed: int, preset: str, mode: str,
     assert funnels[1].n_kept == pairs["parent_id"].n_unique() == pairs.height
     assert pairs.height <= 8 * 2 or asked.max_per_prompt is None
     texts = {row["node_id"]: row for row in rows}
+    if asked.parents == "path":
+        levels = nodes.filter("chosen").group_by("tree_id").agg(levels=pl.len())
+        per_tree = pairs.group_by("tree_id").agg(n=pl.len()).join(levels, on="tree_id")
+        assert (per_tree["n"] <= per_tree["levels"]).all()
     for pair in pairs.to_dicts():
         sides = [texts[pair[f"{side}_id"]] for side in ("chosen", "rejected")]
         assert sides[0]["parent_id"] == sides[1]["parent_id"] == pair["parent_id"]
@@ -317,3 +321,6 @@ def test_a_wrong_parameter_is_refused(changes: dict[str, Any], message: str) -> 
 def test_another_frame_is_refused() -> None:
     with pytest.raises(SchemaError, match="nodes: columns"):
         step_labels(pl.DataFrame({"node_id": ["a"]}))
+    nodes = nodes_of(searched(t1, simulations=8))
+    with pytest.raises(SchemaError, match="a node comes twice"):
+        extract(pl.concat([nodes, nodes]))

@@ -15,7 +15,6 @@ from curators.stepsearch.rollouts import Estimates, FirstError
 from curators.stepsearch.toys import t2
 from curators.stepsearch.tree import Tree
 
-
 TREE = Tree(PRESETS["paper"])
 for node in range(1 + 3 + 9):
     TREE.expand(node, t2(TREE, node))

@@ -128,6 +128,18 @@ def prefect_server(lake_root: Path, *, port: int | None = None) -> Iterator[str]
         os.environ.update(server_environment(home, api_url))
         yield api_url
     finally:
+        _send_what_waits()
         stop_process(process)
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _send_what_waits(patience_s: float = 10.0) -> None:
+    """Log lines and events that Prefect holds in this process go out while the server is there; without it the exit tries for a minute."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=patience_s)

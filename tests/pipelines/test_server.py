@@ -61,3 +61,24 @@ def test_another_server_does_not_answer_for_a_process_that_died(foreign: int, tm
     process.wait()
     with pytest.raises(StorageError, match=r"did not start at .*: address already in use"):
         await_server(process, f"http://127.0.0.1:{foreign}/api", log)
+
+
+LATE = """
+import sys, threading
+from pathlib import Path
+from pipelines.server import prefect_server
+with prefect_server(Path(sys.argv[1])):
+    from prefect import flow, get_run_logger
+    kept = []
+    @flow
+    def quick():
+        kept.append(get_run_logger())
+    quick()
+    kept[0].warning("a line that comes after its run")
+"""
+
+
+def test_what_prefect_still_holds_is_sent_before_the_server_stops(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Error logging to API" not in done.stderr

@@ -125,7 +125,7 @@ def _graded(tree: Tree, node: int) -> tuple[int, int]:
     outcome = step.outcome
     if step.state == "truncated":
         outcome = tree.config.truncated_outcome
-    if outcome is None or not tree.closed[node] or node in tree.dead_ends:
+    if outcome is None:
         return 0, 0
     return int(outcome > 0), int(outcome < 0)
 

@@ -81,7 +81,7 @@ def test_the_wrong_order_of_t2_after_few_simulations_is_no_pair() -> None:
 
 
 # what is below A, B, C and D; each was visited
-FOUR = (("A", 0.1, 2.0), ("B", 0.2, 1.5), ("C", 0.3, -1.0), ("D", 0.4, -2.0))
+FOUR = (("A", 0.1, 2.0), ("B", 0.45, 1.5), ("C", 0.3, -1.0), ("D", 0.15, -2.0))
 
 
 def four(steps: tuple[tuple[str, float, float], ...] = FOUR, **changes: Any) -> Expander:
@@ -100,8 +100,10 @@ def four(steps: tuple[tuple[str, float, float], ...] = FOUR, **changes: Any) -> 
         ({}, ["D"]),
         ({"rejected": "second_best", "min_gap": 0.5, "require_outcomes": False}, ["B"]),
         ({"rejected": "second_best", "min_gap": 0.6, "require_outcomes": False}, []),
-        ({"rejected": "hardest"}, ["D"]),
-        ({"rejected": "hardest", "require_outcomes": False, "max_per_parent": 2}, ["C", "D"]),
+        ({"rejected": "hardest"}, ["C"]),
+        ({"rejected": "hardest", "require_outcomes": False}, ["B"]),
+        ({"rejected": "hardest", "require_outcomes": False, "min_gap": 0.6}, ["C"]),
+        ({"rejected": "hardest", "require_outcomes": False, "max_per_parent": 2}, ["B", "C"]),
         ({"max_per_parent": 3, "require_outcomes": False}, ["B", "C", "D"]),
         ({"max_per_parent": 3, "require_outcomes": False, "min_gap": 3.0}, ["C", "D"]),
         ({"max_per_parent": 3, "max_per_prompt": 1}, ["D"]),
@@ -229,6 +231,11 @@ def test_labels_of_every_answer_of_t1() -> None:
     assert [len(row) for row in labels["regrets"].to_list()] == [2] * 4
 
 
+def test_an_answer_that_is_neither_right_nor_wrong_has_no_labels() -> None:
+    steps = [Step(text="a", terminal=True, outcome=outcome) for outcome in (0, None)]
+    assert step_labels(nodes_of(searched(lambda tree, node: steps, simulations=4))).height == 0
+
+
 def test_whole_answers_of_the_same_tree() -> None:
     nodes = nodes_of(searched(t2, simulations=256))
     graded = nodes.filter(pl.col("terminal"))["outcome"].value_counts()
@@ -288,6 +295,7 @@ def test_properties_of_the_pairs_of_any_trees(seed: int, preset: str, mode: str,
         sides = [texts[pair[f"{side}_id"]] for side in ("chosen", "rejected")]
         assert sides[0]["parent_id"] == sides[1]["parent_id"] == pair["parent_id"]
         assert normalise(pair["chosen_step"]) != normalise(pair["rejected_step"])
+        assert (pair["chosen_score"], pair["rejected_score"]) == (pair["chosen_q"], pair["rejected_q"])
         assert pair["chosen_q"] > pair["rejected_q"]
         assert 0 <= pair["alpha"] <= (1 if asked.alpha_mode == "paper" else 0.5)
         assert pair["prefix"] == "".join(f"{i} " for i in sides[0]["place"][:-1])

@@ -366,7 +366,9 @@ def test_a_prompt_without_a_step_ends_the_search() -> None:
 
 
 def test_an_answer_ends_the_search_and_so_does_the_depth() -> None:
-    assert [len(search(Tree(replace(PRESETS["paper"], max_depth=depth)), t2).committed) - 1 for depth in (1, 2, 3, None)] == [1, 2, 3, 3]
+    for depth, levels in ((1, 1), (2, 2), (3, 3), (None, 3)):
+        tree = search(Tree(replace(PRESETS["paper"], max_depth=depth)), t2)
+        assert (len(tree.committed) - 1, max(tree.depth)) == (levels, levels)
 
 
 def test_siblings_keep_what_they_were_when_one_was_committed_to() -> None:
@@ -398,7 +400,7 @@ def test_priors_by_mode() -> None:
     assert priors(LOGPROBS, SearchConfig()) == pytest.approx([0.5, 0.5])
     assert priors([*LOGPROBS, Step(text="c")], preset("ref")) == [1 / 3] * 3
     colder = replace(SearchConfig(), prior_temperature=0.5)
-    steps = [Step(text="a", sum_logprob=-1, n_tokens=1), Step(text="b", sum_logprob=-2, token_ids=[5])]
+    steps = [Step(text="a", sum_logprob=-1, n_tokens=1), Step(text="b", sum_logprob=-4, token_ids=[5, 6])]
     assert priors(steps, colder)[0] == pytest.approx(1 / (1 + math.exp(-2)))
 
 

@@ -80,7 +80,7 @@ def judge_health(
     }
 
 
-_LINES = {
+MEASURES = {
     "ok": "replies that could be read",
     "unscored": "verdicts without a result",
     "first": "presentations that name the first shown (impartial: 50%)",
@@ -90,11 +90,12 @@ _LINES = {
     "agreement_decided": "the same, of verdicts for a side only",
     "longer": "verdicts for the longer text",
 }
+"""What each share of a judge's health says, in the order to read them."""
 
 
 def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The health as a table to read: measure, count, share and interval in percent; a share of nothing is left out."""
-    shares = ((what, health[name]) for name, what in _LINES.items() if name in health and health[name]["n"])
+    shares = ((what, health[name]) for name, what in MEASURES.items() if name in health and health[name]["n"])
     rows = [_line(what, f"{s['hits']} of {s['n']}", f"{s['share']:.1%}", f"{s['low']:.1%} to {s['high']:.1%}") for what, s in shares]
     if health["label_mass"] is not None:
         rows.append(_line("mean probability of the labels together", "", f"{health['label_mass']:.3f}", ""))

@@ -74,7 +74,7 @@ def health_chart(rows: Sequence[dict[str, Any]]) -> str:
         axes.plot([row["share"]], [i], "o", color=KEPT)
         axes.text(1.02, i, f"{row['share']:.1%} of {row['n']:,}", va="center")
     axes.axvline(0.5, color="#888888", linewidth=0.7, linestyle=":")
-    axes.set_yticks(range(len(rows)), [row["figure"].replace("_", " ") for row in rows])
+    axes.set_yticks(range(len(rows)), [row["figure"] for row in rows])
     axes.set_xlim(0, 1)
     axes.invert_yaxis()
     return svg(figure)

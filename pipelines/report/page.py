@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from curators.judging.health import MEASURES
 from pipelines.report.charts import funnel_chart, health_chart, histogram
 from storage import Release
 
@@ -70,10 +71,10 @@ def _head(release: Release) -> str:
     manifest = release.manifest
     capped = f"<p class=no>Ended early by a cap: {escape(str(manifest['capped']))}.</p>" if manifest.get("capped") else ""
     rows = [
-        ("pairs", manifest["counts"]["pairs"]),
+        ("pairs", f"{manifest['counts']['pairs']:,}"),
         ("policy", f"{manifest.get('policy_spec') or '-'}  {manifest.get('policy') or ''}"),
         ("judge", manifest.get("judge") or (manifest.get("health") or {}).get("judge")),
-        ("on-policy share", manifest.get("on_policy_share")),
+        ("on-policy share", None if manifest.get("on_policy_share") is None else f"{manifest['on_policy_share']:.1%}"),
         ("seed", str(manifest.get("seed"))),
         ("digest", release.digest),
         ("code", str(manifest.get("code_digest"))[:16]),
@@ -101,7 +102,7 @@ def _gates(gates: list[dict[str, Any]]) -> str:
 def _health(health: Mapping[str, Any] | None) -> str:
     if not health:
         return "<p>No judge ran: the labels came with the data.</p>"
-    shares = [{"figure": k, **v} for k, v in health.items() if isinstance(v, dict) and v.get("share") is not None]
+    shares = [{"figure": what, **health[k]} for k, what in MEASURES.items() if k in health and health[k]["n"]]
     states = ", ".join(f"{n:,} {state}" for state, n in health["states"].items())
     line = f"<p>{escape(str(health['judge']))}: {health['n_judgments']:,} judgments ({escape(states)})</p>"
     return line + (health_chart(shares) if shares else "")

@@ -64,9 +64,13 @@ def console() -> Console:
 
 
 def cell(value: Any) -> str:
-    """One value as a person reads it: nulls as a dash, shares with three digits, lists joined."""
+    """One value as a person reads it: nulls as a dash, shares with three digits, lists and objects joined."""
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {cell(each)}" for name, each in value.items()) or "-"
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, (list, tuple)):

@@ -65,7 +65,8 @@ class Completion:
 
     `token_ids` and `logprobs` are those really sampled (natural logs, one a token, the end-of-turn token included), null where the engine
     does not give them. `option_logprobs` has one entry an option; their mass may be below 1. `finish_reason` is `stop`, `length`,
-    `tool_calls` … as the server said it.
+    `tool_calls` … as the server said it. `ended`: the model ended its turn by itself, and no stop string or limit did; null where the
+    engine does not say.
     """
 
     text: str
@@ -77,6 +78,7 @@ class Completion:
     logprobs: Sequence[float] | None = None
     option_logprobs: Mapping[str, float] | None = None
     n_tokens: int | None = None
+    ended: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

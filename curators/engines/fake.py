@@ -148,6 +148,7 @@ def _completion(request: Request, said: str | Completion, sample_index: int) -> 
         token_ids=ids if request.logprobs else None,
         logprobs=[-(0.1 + i % 50 / 25) for i in ids] if request.logprobs else None,
         n_tokens=len(pieces),
+        ended=finish == "stop" and not stopped,
     )
 
 

@@ -267,15 +267,17 @@ def _reply(ticket: _Ticket, tokenizer: Any, model: str) -> Reply:
     samples = [sample for sample in ticket.work if isinstance(sample, Sample)]
     completions = []
     for index, sample in enumerate(samples, request.first_sample):
-        text = decode(tokenizer, sample.tokens, after=ticket.prompt[-1:] if request.prefix else ())
+        whole = decode(tokenizer, sample.tokens, after=ticket.prompt[-1:] if request.prefix else ())
+        text = ticket.stops.cut(whole) if ticket.stops else whole
         completions.append(
             Completion(
-                text=ticket.stops.cut(text) if ticket.stops else text,
+                text=text,
                 sample_index=index,
                 finish_reason=sample.finish,
                 token_ids=tuple(sample.tokens),
                 logprobs=tuple(sample.logprobs),
                 n_tokens=len(sample.tokens),
+                ended=sample.finish == "stop" and text == whole,
             )
         )
     n_tokens = sum(len(sample.tokens) for sample in samples)

@@ -108,7 +108,18 @@ def _completion(choice: Mapping[str, Any], request: Request, sample_index: int) 
         logprobs=[float(e["logprob"]) for e in entries] if entries and request.logprobs else None,
         option_logprobs=option_logprobs(entries, request.options) if request.options else None,
         n_tokens=len(counted) if counted is not None else None,
+        ended=_ended(choice, request, cut=cut),
     )
+
+
+def _ended(choice: Mapping[str, Any], request: Request, *, cut: bool) -> bool | None:
+    """Whether the model ended its turn: vLLM (`stop_reason`) and SGLang (`matched_stop`) name the stop string that did it."""
+    if cut or choice.get("finish_reason") != "stop":
+        return False
+    named = [choice[field] for field in ("stop_reason", "matched_stop") if field in choice]
+    if named:
+        return not any(isinstance(value, str) for value in named)
+    return None if request.sampling.stop else True
 
 
 def _content(content: Any) -> str:

@@ -73,6 +73,7 @@ async def test_every_field_of_a_completion_survives(ledger):
         logprobs=[-0.5, -0.25],
         option_logprobs={"A": -0.1},
         n_tokens=2,
+        ended=False,
     )
     for _ in range(2):
         engine = CachedEngine(FakeEngine(lambda request, i: whole), ledger)

@@ -249,7 +249,27 @@ async def test_a_refusal_that_no_field_explains_stays_one(serve, replies):
 async def test_stop_strings_are_cut_even_where_the_server_leaves_them(serve, replies):
     engine = engine_for((await serve(lambda s, body: replies.chat("one\nEND", finish_reason="length"))).url)
     completion = (await engine.complete(ask(sampling=Sampling(stop=("END",))))).completions[0]
-    assert (completion.text, completion.finish_reason) == ("one\n", "stop")
+    assert (completion.text, completion.finish_reason, completion.ended) == ("one\n", "stop", False)
+    await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    ("said", "stop", "ended"),
+    [
+        ({"finish_reason": "stop"}, (), True),
+        ({"finish_reason": "stop"}, ("END",), None),
+        ({"finish_reason": "stop", "stop_reason": None}, ("END",), True),
+        ({"finish_reason": "stop", "stop_reason": 2}, ("END",), True),  # the id of a token that ends a turn
+        ({"finish_reason": "stop", "stop_reason": "END"}, ("END",), False),
+        ({"finish_reason": "stop", "matched_stop": 2}, ("END",), True),
+        ({"finish_reason": "stop", "matched_stop": "END"}, ("END",), False),
+        ({"finish_reason": "length", "stop_reason": None}, ("END",), False),
+    ],
+)
+async def test_whether_the_model_ended_its_turn_is_what_the_server_says(serve, replies, said, stop, ended):
+    engine = engine_for((await serve(lambda s, body: replies.chat("one", **said))).url)
+    completion = (await engine.complete(ask(sampling=Sampling(stop=stop)))).completions[0]
+    assert completion.ended is ended
     await engine.aclose()
 
 

@@ -143,6 +143,7 @@ async def test_a_stop_string_ends_the_sample_and_is_not_in_its_text(engine):
     cut = 0
     for whole, completion in zip(free, reply.completions, strict=True):
         assert completion.text == whole.partition(stop)[0]
+        assert completion.ended == (completion.finish_reason == "stop" and stop not in whole)
         if stop in whole:
             cut += 1
             assert completion.finish_reason == "stop"
@@ -347,6 +348,7 @@ async def test_the_embedded_policy_writes_steps():
     assert all(c.text.startswith("1. 12") and c.finish_reason == "stop" for c in reply.completions)
     step = await engine.complete(ask(problem, n=4, max_tokens=160, stop=("\n",)))
     assert [c.text for c in step.completions] == [c.text.partition("\n")[0] for c in reply.completions]
+    assert {(c.ended, d.ended) for c, d in zip(reply.completions, step.completions, strict=True)} == {(True, False)}
     await engine.aclose()
 
 

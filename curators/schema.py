@@ -173,7 +173,7 @@ NODES: Schema = MappingProxyType(
         # ok | truncated (the answer was cut off) | dead_end (ok, but no step came below: reason) and, never visited, what the driver calls
         # a sample that is no step: empty | duplicate | verifier_error | transport_error | …
         "state": _T,
-        "reason": _T,
+        "reason": _T,  # of the prompt's own row also: why the search was ended early
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -22,9 +23,14 @@ def node_rows(
     judge: str | None = None,
     seed: int = 0,
     tree_state: str = "finished",
+    steps: Mapping[str, Any] | None = None,
 ) -> list[Row]:
-    """Rows of `nodes`: every node in the order in which they came, then the samples that were no steps."""
-    about = {"prompt_id": prompt_id, "policy": policy, "judge": judge, "search": as_json(asdict(tree.config)), "seed": seed}
+    """Rows of `nodes`: every node in the order in which they came, then the samples that were no steps.
+
+    `steps` says how steps were sampled; it stands in `search` as the key `steps`.
+    """
+    search = asdict(tree.config) | ({} if steps is None else {"steps": dict(steps)})
+    about = {"prompt_id": prompt_id, "policy": policy, "judge": judge, "search": as_json(search), "seed": seed}
     places = [tree.place(node) for node in range(len(tree))]
     discarded = [((*places[parent], sibling), parent, step) for parent, sibling, step in tree.discarded]
     content = [[places[node], step.text, step.state, step.outcome, tree.N[node], tree.R[node]] for node, step in enumerate(tree.steps)]

@@ -58,7 +58,7 @@ def fetch_model_card(model: str, urls: Sequence[str], options: HttpOptions) -> M
     for attempt in range(TRIES):
         for url in urls:
             try:
-                return read_card(model, _list_models(url, options))
+                return read_card(model, _list_models(url, options, last=attempt == TRIES - 1))
             except OSError as error:
                 failures[url] = f"{url} cannot be reached ({str(error) or type(error).__name__})"
             except (NotNow, http.client.HTTPException, orjson.JSONDecodeError) as error:
@@ -83,12 +83,16 @@ def read_card(model: str, listed: Any) -> ModelCard:
     )
 
 
-def _list_models(url: str, options: HttpOptions) -> Any:
-    """What GET /models holds, null where the server has no such list."""
+def _list_models(url: str, options: HttpOptions, *, last: bool) -> Any:
+    """What GET /models holds, null where the server has no such list.
+
+    A server that is busy or starting says 502, 503, 504 or 429. One that says 500 every time cannot make the list: `transformers serve` does
+    so for as long as there is no cache of the hub on its machine, and it serves none the less.
+    """
     status, raw = _get(f"{url}/models", options.api_key)
     if status == 200:
         return orjson.loads(raw)
-    if status in SAYS_NOTHING:
+    if status in SAYS_NOTHING or (last and status == 500):
         return None
     said = f"HTTP {status}: {error_message(raw)}"
     if passes(status):

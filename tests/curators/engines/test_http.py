@@ -526,6 +526,8 @@ async def test_only_a_server_without_a_list_of_models_has_no_card(serve, replies
     for status in (403, 404, 405, 501):
         server.models = [replies.refuse(status, "no")]
         assert await _fingerprint(server) == "openai:m"
+    server.models = [replies.refuse(500, "no") for _ in range(3)]  # as transformers serve without a cache of the hub, for ever
+    assert await _fingerprint(server) == "openai:m"
     for status, options, match in (
         (401, {}, "HTTP 401: no; no key was given: set api_key_env"),
         (401, {"api_key": "k", "api_key_env": "MY_KEY"}, "check the key in MY_KEY"),

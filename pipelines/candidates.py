@@ -201,4 +201,5 @@ def manifest(run: Run) -> Mapping[str, Any]:
         "counts": figures.counts,
         "on_policy_share": figures.on_policy_share,
         "capped": run.capped,
+        **({"source": figures.source} if figures.source else {}),
     }

@@ -19,6 +19,7 @@ class Figures:
     gates: list[GateResult] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     on_policy_share: float | None = None
+    source: dict[str, Any] | None = None  # an import's: which layout each file was read by, and what its rows lacked
 
     @property
     def funnel_rows(self) -> list[dict[str, Any]]:

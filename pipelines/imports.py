@@ -81,5 +81,5 @@ def import_candidate(run: Run) -> dict[str, Any]:
         test_share=config.pairs.test_share,
     )
     facts = Facts(found.prompts.filter(pl.col("state") == "ok"), found.generations, found.judgments, None)
-    counts = decide(run, facts, pairing, VerdictConfig())
-    return {**counts, "layouts": {file: layout.layout for file, layout in found.layouts.items()}, "notes": dict(found.notes)}
+    run.figures.source = {"layouts": {file: layout.layout for file, layout in found.layouts.items()}, "notes": dict(found.notes)}
+    return {**decide(run, facts, pairing, VerdictConfig()), **run.figures.source}

@@ -75,6 +75,7 @@ class Run:
             "funnel": [funnel.as_dict() for funnel in figures.funnels] or found.get("funnel"),
             "gates": [gate.as_dict() for gate in figures.gates] or found.get("gates"),
             "refusal": figures.refusal,
+            **({"source": figures.source or found["source"]} if figures.source or found.get("source") else {}),
             "health": figures.health or found.get("health"),
             "calls": self.calls(),
             "seconds": round(time.monotonic() - self.started, 2),

@@ -89,13 +89,16 @@ def serving(lake_root: Path, *, file: str | None = None, port: int | None = None
 
 
 def deployments(api_url: str) -> list[dict[str, str | None]]:
-    """The deployments that the server has: `name` (flow/deployment) and `next_run` (ISO time, null when nothing is scheduled)."""
+    """The deployments that the server has: `name` (flow/deployment) and `next_run` (ISO time, or the schedule where the server has not made
+    its runs yet, or null when nothing is scheduled)."""
     rows: list[dict[str, str | None]] = []
     for found in ask(api_url, "deployments/filter", {}):
         flow = ask(api_url, f"flows/{found['flow_id']}", None)
         states = {"state": {"type": {"any_": ["SCHEDULED"]}}, "deployment_id": {"any_": [found["id"]]}}
         runs = ask(api_url, "flow_runs/filter", {"flow_runs": states, "sort": "EXPECTED_START_TIME_ASC", "limit": 1})
-        rows.append({"name": f"{flow['name']}/{found['name']}", "next_run": runs[0]["expected_start_time"] if runs else None})
+        schedules = [str(each["schedule"].get("cron") or each["schedule"]) for each in found.get("schedules", []) if each.get("active")]
+        next_run = runs[0]["expected_start_time"] if runs else f"by its schedule ({', '.join(schedules)})" if schedules else None
+        rows.append({"name": f"{flow['name']}/{found['name']}", "next_run": next_run})
     return rows
 
 

@@ -86,8 +86,8 @@ def read_card(model: str, listed: Any) -> ModelCard:
 def _list_models(url: str, options: HttpOptions, *, last: bool) -> Any:
     """What GET /models holds, null where the server has no such list.
 
-    A server that is busy or starting says 502, 503, 504 or 429. One that says 500 every time cannot make the list: `transformers serve` does
-    so for as long as there is no cache of the hub on its machine, and it serves none the less.
+    A server that is busy or starting says 502, 503, 504 or 429. One that says 500 every time cannot make the list: `transformers
+    serve` does so for as long as there is no cache of the hub on its machine, and it serves none the less.
     """
     status, raw = _get(f"{url}/models", options.api_key)
     if status == 200:

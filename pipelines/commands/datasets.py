@@ -181,7 +181,7 @@ def export(name: str, view: str, target: str, form: str, kind: str, lake: str) -
 
 @click.command()
 @click.argument("name")
-@click.option("--to", "target", help="HTML file to write; default NAME@V.html here.")
+@click.option("--to", "target", help="HTML file to write; default NAME@V.html in the working directory.")
 @lake_option
 @one_line_errors
 def report(name: str, target: str | None, lake: str) -> None:
@@ -191,7 +191,7 @@ def report(name: str, target: str | None, lake: str) -> None:
 
     with open_lake(lake, create=False) as opened:
         release = resolve(opened, name)
-        click.echo(str(write_report(release, Path(target or f"{release.name}@{release.version}.html"))))
+        click.echo(str(write_report(release, Path(target or f"{release.name}@{release.version}.html")).absolute()))
 
 
 @click.command()

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import importlib
 import logging
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -30,12 +32,19 @@ def run_flow(flow: str, config: Any) -> dict[str, Any]:
     """Run one flow in this process against the Prefect server that answers, else against one started for it."""
     from pipelines.server import prefect_server
 
+    unwind_on_sigterm()
     with prefect_server(config.lake_root) as api_url:
         click.echo(f"Prefect: {api_url.removesuffix('/api')}", err=True)
         module = _loaded(FLOWS[flow])
         _hush_console()
         outcome: dict[str, Any] = asyncio.run(module.FLOW(config))
         return outcome
+
+
+def unwind_on_sigterm() -> None:
+    """What systemd, docker and timeout send ends a command as Ctrl-C does: the servers and workers that it started stop with it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _loaded(name: str) -> ModuleType:
@@ -69,11 +78,12 @@ def finish(outcome: dict[str, Any]) -> None:
 @click.argument("flow", type=click.Choice(sorted(FLOW_CONFIGS)))
 @click.option("--config", "file", help="YAML file with the flow's configuration.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One value, such as sampling.n=8; may be repeated.")
+@click.option("--lake", help="The lake's directory; the same as --set lake=DIR.")
 @one_line_errors
-def run(flow: str, file: str | None, assignments: tuple[str, ...]) -> None:
+def run(flow: str, file: str | None, assignments: tuple[str, ...], lake: str | None) -> None:
     """Run one flow here, now. The last line is one JSON object; exit code 0 published, 3 refused by a gate, 1 failed."""
     sys.path.insert(0, str(Path.cwd()))  # a user's verifier is a module beside the configuration
-    finish(run_flow(flow, load_config(flow, file, assignments)))
+    finish(run_flow(flow, load_config(flow, file, [*assignments, *([f"lake={lake}"] if lake else [])])))
 
 
 @click.command(name="import")
@@ -102,6 +112,7 @@ def serve(file: str | None, port: int, limit: int, lake: str) -> None:
     """Prefect server, every deployment of flows.yaml and a worker that runs them, until Ctrl-C."""
     from pipelines.serving import deployments, serving
 
+    unwind_on_sigterm()
     with serving(Path(lake), file=file, port=port, limit=limit) as up:
         click.echo(f"UI:     {up.ui_url}\nworker: {up.worker_log}\nlake:   {Path(lake).absolute()}")
         for deployment in deployments(up.api_url):

@@ -71,3 +71,13 @@ async def test_scored_pairs_are_taken_as_recorded(tmp_path: Path, lake_root: Pat
         assert set(pairs["pair_policy"]) == {"recorded"}
         funnel = run.figures.funnels[-1]
         assert (funnel.unit, funnel.n_in, funnel.n_kept, funnel.dropped) == ("candidate pairs", 3, 2, {"tie": 1})
+
+
+async def test_what_was_guessed_and_what_was_missing_is_said(tmp_path: Path, lake_root: Path) -> None:
+    """The layout decides the labels, so the result names it; a repeated prompt is no lost row, and is counted."""
+    file = write(tmp_path / "rows.jsonl", pair("p"), pair("p", chosen="yes!"), pair("q"))
+    async with importation(ImportConfig(dataset="said", lake=str(lake_root), files=(file,))) as run:
+        import_candidate(run)
+        source = run.outcome()["source"]
+    assert list(source["layouts"]) == ["rows.jsonl"]
+    assert source["notes"]["duplicate_prompt"] == 1

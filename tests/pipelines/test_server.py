@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from curators.errors import ConfigError
-from pipelines.server import await_server, check_port, free_port, prefect_server
+from pipelines.server import answers, await_server, check_port, free_port, prefect_server
 from storage.errors import StorageError
 
 
@@ -82,3 +83,26 @@ def test_what_prefect_still_holds_is_sent_before_the_server_stops(tmp_path: Path
     done = subprocess.run([sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Error logging to API" not in done.stderr
+
+
+ENDED = """
+import sys, time
+from pathlib import Path
+from pipelines.commands.running import unwind_on_sigterm
+from pipelines.server import prefect_server
+unwind_on_sigterm()
+with prefect_server(Path(sys.argv[1])) as url:
+    print(url, flush=True)
+    time.sleep(120)
+"""
+
+
+def test_a_sigterm_stops_the_server_that_the_command_started(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ENDED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    assert answers(url)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not answers(url)
+    process.stdout.close()

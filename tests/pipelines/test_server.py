@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -64,6 +65,11 @@ def test_another_server_does_not_answer_for_a_process_that_died(foreign: int, tm
         await_server(process, f"http://127.0.0.1:{foreign}/api", log)
 
 
+def without_server() -> dict[str, str]:
+    """The environment in which a command starts a server of its own: not the one that other tests share."""
+    return {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+
+
 LATE = """
 import sys, threading
 from pathlib import Path
@@ -80,7 +86,8 @@ with prefect_server(Path(sys.argv[1])):
 
 
 def test_what_prefect_still_holds_is_sent_before_the_server_stops(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-c", LATE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=without_server())
     assert done.returncode == 0, done.stderr
     assert "Error logging to API" not in done.stderr
 
@@ -98,11 +105,11 @@ with prefect_server(Path(sys.argv[1])) as url:
 
 
 def test_a_sigterm_stops_the_server_that_the_command_started(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", ENDED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    url = process.stdout.readline().strip()
-    assert answers(url)
-    process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
+    command = [sys.executable, "-c", ENDED, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=without_server()) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert answers(url)
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
     assert not answers(url)
-    process.stdout.close()

@@ -136,7 +136,8 @@ NODES: Schema = MappingProxyType(
     {
         "node_id": _T,  # content id of tree_id and place
         "prompt_id": _T,
-        "tree_id": _T,  # content id of prompt_id, policy, judge, search, seed, tree_state and everything that the tree holds
+        "search_id": _T,  # content id of what was asked: prompt_id, reference, policy, judge, search and seed
+        "tree_id": _T,  # content id of search_id, tree_state and everything that the tree holds
         "tree_state": _T,  # finished | budget (the search was ended before it was done)
         "parent_id": _T,  # null: the prompt itself, whose text is empty
         "place": pl.List(pl.Int32()),  # the sample index of every step from the prompt to this one

@@ -23,7 +23,7 @@ from curators.errors import ConfigError, EngineBusy
 from curators.sampling import gather_all
 from curators.schema import NODES, frame
 from curators.stepsearch.config import SearchConfig
-from curators.stepsearch.nodes import Row, node_rows
+from curators.stepsearch.nodes import Row, asked, node_rows
 from curators.stepsearch.proposals import Proposal, Proposer, StepConfig
 from curators.stepsearch.tree import Tree
 from curators.verifiers import Verifier
@@ -113,16 +113,35 @@ async def search_prompt(
     driven = await drive(Tree(config), propose, in_flight=steps.in_flight, limits=limits)
     rows = node_rows(
         driven.tree,
-        prompt_id=prompt["prompt_id"],
-        policy=engine.fingerprint,
         engine=engine.spec,
-        judge=verifier.judge if verifier else None,
-        seed=steps.seed,
         tree_state="budget" if driven.ended else "finished",
-        steps={name: value for name, value in asdict(steps).items() if name != "seed"},
+        **_about(prompt, engine, verifier, steps),
     )
     rows[0]["reason"] = driven.ended or rows[0]["reason"]
     return rows
+
+
+def search_id(
+    prompt: Mapping[str, Any],
+    engine: Engine,
+    verifier: Verifier | None,
+    *,
+    config: SearchConfig | None = None,
+    steps: StepConfig | None = None,
+) -> str:
+    """The `search_id` that the rows of `search_prompt` will have: a finished tree that has it need not be searched again."""
+    return str(asked(config or SearchConfig(), **_about(prompt, engine, verifier, steps or StepConfig()))["search_id"])
+
+
+def _about(prompt: Mapping[str, Any], engine: Engine, verifier: Verifier | None, steps: StepConfig) -> Row:
+    return {
+        "prompt_id": prompt["prompt_id"],
+        "reference": prompt.get("reference"),
+        "policy": engine.fingerprint,
+        "judge": verifier.judge if verifier else None,
+        "seed": steps.seed,
+        "steps": {name: value for name, value in asdict(steps).items() if name != "seed"},
+    }
 
 
 async def drive(tree: Tree, propose: Propose, *, in_flight: int = 1, limits: TreeLimits | None = None) -> Driven:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from curators.engines.base import as_json, digest
+from curators.stepsearch.config import SearchConfig
 from curators.stepsearch.step import Step
 from curators.stepsearch.tree import Tree
 from curators.stepsearch.values import answers, regrets, soft_labels, w_max, w_mean
@@ -14,29 +15,35 @@ from curators.stepsearch.values import answers, regrets, soft_labels, w_max, w_m
 Row = dict[str, Any]
 
 
-def node_rows(
-    tree: Tree,
+def asked(
+    config: SearchConfig,
     *,
     prompt_id: str,
+    reference: str | None = None,
     policy: str | None = None,
-    engine: str | None = None,
     judge: str | None = None,
     seed: int = 0,
-    tree_state: str = "finished",
     steps: Mapping[str, Any] | None = None,
-) -> list[Row]:
-    """Rows of `nodes`: every node in the order in which they came, then the samples that were no steps.
+) -> Row:
+    """What a tree is the answer to, known before anything is sampled: the columns `prompt_id`, `policy`, `judge`, `search` and `seed`, and
+    `search_id`, their content id together with the reference that answers are graded against.
 
     `steps` says how steps were sampled; it stands in `search` as the key `steps`.
     """
-    search = asdict(tree.config) | ({} if steps is None else {"steps": dict(steps)})
-    about = {"prompt_id": prompt_id, "policy": policy, "judge": judge, "search": as_json(search), "seed": seed}
+    search = as_json(asdict(config) | ({} if steps is None else {"steps": dict(steps)}))
+    about = {"prompt_id": prompt_id, "policy": policy, "judge": judge, "search": search, "seed": seed}
+    return {**about, "search_id": digest("search", about, reference)}
+
+
+def node_rows(tree: Tree, *, engine: str | None = None, tree_state: str = "finished", **about: Any) -> list[Row]:
+    """Rows of `nodes`: every node in the order in which they came, then the samples that were no steps. `about` is what `asked` takes."""
+    columns_asked = asked(tree.config, **about)
     places = [tree.place(node) for node in range(len(tree))]
     discarded = [((*places[parent], sibling), parent, step) for parent, sibling, step in tree.discarded]
     content = [[places[node], step.text, step.state, step.outcome, tree.N[node], tree.R[node]] for node, step in enumerate(tree.steps)]
     lost = [[place, step.text, step.state] for place, _, step in discarded]
-    tree_id = digest(about, tree_state, tree.committed, content, lost)
-    shared = {**about, "tree_id": tree_id, "tree_state": tree_state, "engine": engine}
+    tree_id = digest(columns_asked["search_id"], tree_state, tree.committed, content, lost)
+    shared = {**columns_asked, "tree_id": tree_id, "tree_state": tree_state, "engine": engine}
     ids = [digest(tree_id, place) for place in places]
     columns = _columns(tree)
     rows = [

@@ -27,7 +27,7 @@ from curators.pairs import unit_hash
 from curators.sampling import Row, make_prompt, prompt_rows
 from curators.schema import NODES, PROMPTS, check, frame
 from curators.stepsearch.config import PRESETS, SearchConfig
-from curators.stepsearch.driver import Driven, Propose, TreeLimits, drive, search_all, search_prompt
+from curators.stepsearch.driver import Driven, Propose, TreeLimits, drive, search_all, search_id, search_prompt
 from curators.stepsearch.extraction import step_pairs
 from curators.stepsearch.proposals import Proposal, Proposer, StepConfig
 from curators.stepsearch.toys import t1, t2, wild
@@ -420,10 +420,31 @@ async def test_a_recording_of_a_search_is_the_same_search(tmp_path: Path) -> Non
     file = tmp_path / "steps.jsonl"
     file.write_bytes(b"\n".join(lines))
     again = await search_prompt(PROMPT, open_engine(f"replay:{file}"), NUMERIC, config=SMALL)
-    names = {"policy", "engine", "tree_id", "node_id", "parent_id"}
+    names = {"policy", "engine", "search_id", "tree_id", "node_id", "parent_id"}
     assert [row | dict.fromkeys(names) for row in again] == [row | dict.fromkeys(names) for row in rows]
     with pytest.raises(EngineError, match="no line has the key 'step/"):
         await search_prompt(make_prompt("another"), open_engine(f"replay:{file}"), NUMERIC)
+
+
+async def test_what_a_tree_answers_is_known_before_it_is_searched() -> None:
+    rows = await search_prompt(PROMPT, FakeEngine(write), NUMERIC, config=SMALL, steps=StepConfig(seed=1))
+    (found,) = {row["search_id"] for row in rows}
+
+    def asked(prompt: Row = PROMPT, engine: str = "fake:", verifier: Verifier | None = NUMERIC, **changes: Any) -> str:
+        config, steps = changes.pop("config", SMALL), StepConfig(**{"seed": 1, **changes})
+        return search_id(prompt, FakeEngine(write, spec="elsewhere", fingerprint=engine), verifier, config=config, steps=steps)
+
+    assert asked() == asked({**PROMPT, "source": "another file"}) == found
+    others = [
+        asked({**PROMPT, "reference": "2"}),
+        asked(make_prompt("What?", reference="1")),
+        asked(engine="another model"),
+        asked(verifier=None),
+        asked(seed=2),
+        asked(max_tokens=9),
+        asked(config=replace(SMALL, c_puct=2)),
+    ]
+    assert len({found, *others}) == 8
 
 
 async def test_a_search_that_was_interrupted_pays_for_nothing_twice(tmp_path: Path) -> None:

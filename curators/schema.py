@@ -138,7 +138,7 @@ NODES: Schema = MappingProxyType(
         "prompt_id": _T,
         "search_id": _T,  # content id of what was asked: prompt_id, reference, policy, judge, search and seed
         "tree_id": _T,  # content id of search_id, tree_state and everything that the tree holds
-        "tree_state": _T,  # finished | budget (the search was ended before it was done)
+        "tree_state": _T,  # finished | ended before it was done: budget (a cap, its time) or endpoint_down (search again)
         "parent_id": _T,  # null: the prompt itself, whose text is empty
         "place": pl.List(pl.Int32()),  # the sample index of every step from the prompt to this one
         "depth": pl.Int32(),  # steps from the prompt, 0 for the prompt

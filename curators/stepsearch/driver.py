@@ -4,8 +4,9 @@ A tree has up to `in_flight` simulations under way, each either waiting for the 
 first, and it is waited for. So a simulation that needs no steps does not overtake those that do (`tree`), and a tree is the same
 whatever the order in which replies arrive; with one in flight it is that of `tree.search`.
 
-A request that failed leaves a dead end with a reason. What ends a tree early ends it alone and cleanly, with what there is and the
-tree state `budget`: a cap of its own or of the run (what is asked for already is still taken in), its time, an endpoint that is down.
+A request that failed leaves a dead end with a reason. What ends a tree early ends it alone and cleanly, with what there is: a cap of its
+own or of the run (what is asked for already is still taken in) or its time, tree state `budget`; an endpoint that is down, tree state
+`endpoint_down`, which a later search may well finish.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ class TreeLimits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Driven:
-    """A searched tree. `ended` says why it was ended before it was done; null: it is finished."""
+    """A searched tree. `ended` says why it was ended before it was done; null: it is finished. `state` is its `nodes.tree_state`."""
 
     tree: Tree
+    state: str
     ended: str | None
     n_calls: int
     n_tokens: int
@@ -114,7 +116,7 @@ async def search_prompt(
     rows = node_rows(
         driven.tree,
         engine=engine.spec,
-        tree_state="budget" if driven.ended else "finished",
+        tree_state=driven.state,
         **_about(prompt, engine, verifier, steps),
     )
     rows[0]["reason"] = driven.ended or rows[0]["reason"]
@@ -153,8 +155,8 @@ async def drive(tree: Tree, propose: Propose, *, in_flight: int = 1, limits: Tre
     except TimeoutError:
         if not clock.expired():
             raise
-        driver.ended = f"the tree's {driver.limits.max_s:g} s are over"
-    return Driven(tree=tree, ended=driver.ended, n_calls=driver.n_calls, n_tokens=driver.n_tokens)
+        driver.end("budget", f"the tree's {driver.limits.max_s:g} s are over")
+    return Driven(tree=tree, state=driver.state, ended=driver.ended, n_calls=driver.n_calls, n_tokens=driver.n_tokens)
 
 
 class _Driver:
@@ -163,8 +165,14 @@ class _Driver:
     def __init__(self, tree: Tree, propose: Propose, in_flight: int, limits: TreeLimits) -> None:
         self.tree, self.propose, self.in_flight, self.limits = tree, propose, in_flight, limits
         self.flights: deque[_Flight] = deque()
+        self.state = "finished"
         self.ended: str | None = None
         self.n_calls = self.n_tokens = self.n_turns = 0
+
+    def end(self, state: str, reason: str) -> None:
+        """Ask for nothing more; what ended the tree first is what it says."""
+        if self.ended is None:
+            self.state, self.ended = state, reason
 
     async def search(self) -> None:
         while not self.tree.finished:
@@ -202,13 +210,13 @@ class _Driver:
         try:
             return await asked
         except EngineBusy as busy:
-            return Proposal(ended=str(busy))
+            return Proposal(ended=str(busy), tree_state="endpoint_down")
 
     def _take(self, flight: _Flight, proposal: Proposal) -> None:
         flight.asked = None
         self.n_tokens += proposal.n_tokens
         if proposal.ended is not None:
-            self.ended = self.ended or proposal.ended
+            self.end(proposal.tree_state, proposal.ended)
             self.tree.release(flight.leaf)
         else:
             self.tree.expand(flight.leaf, proposal.steps)
@@ -220,7 +228,8 @@ class _Driver:
         """
         leaf = self.tree.descend(flight.path)
         if leaf is not None and self.tree.opened[leaf] == 0:
-            self.ended = self.ended or self._cap()
+            if (cap := self._cap()) is not None:
+                self.end("budget", cap)
             if self.ended:
                 self.tree.abandon(flight.path)
                 return

@@ -71,11 +71,13 @@ class StepConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Proposal:
-    """What came of one request: a step for every sample, and the tokens it took. `ended`: why the tree must ask for nothing more."""
+    """What came of one request: a step for every sample, and the tokens it took. `ended`: why the tree must ask for nothing more, and
+    which `tree_state` that is."""
 
     steps: Sequence[Step] = ()
     n_tokens: int = 0
     ended: str | None = None
+    tree_state: str = "budget"
 
 
 class Proposer:

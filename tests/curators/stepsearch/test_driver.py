@@ -316,16 +316,19 @@ async def test_of_a_reply_with_too_few_samples_those_that_came_are_steps() -> No
 
 
 @pytest.mark.parametrize("in_flight", [1, 4])
-@pytest.mark.parametrize(("failure", "reason"), [(SKIPPED, SKIPPED.reason), (EngineBusy("the endpoint is down"), "the endpoint is down")])
+@pytest.mark.parametrize(
+    ("failure", "state", "reason"),
+    [(SKIPPED, "budget", SKIPPED.reason), (EngineBusy("no one at :8000"), "endpoint_down", "no one at :8000")],
+)
 async def test_a_spent_budget_and_a_dead_endpoint_end_a_tree_with_what_there_is(
-    failure: Reply | Exception, reason: str, in_flight: int
+    failure: Reply | Exception, state: str, reason: str, in_flight: int
 ) -> None:
     prompts, steps = many(4), StepConfig(in_flight=in_flight)
     unlucky = prompts["prompt_id"][1]
     engine = SlowEngine(fail_at(lambda request: unlucky in request.key and len(request.prefix or "") > 10, failure))
     nodes = await search_all(prompts, engine, NUMERIC, config=SMALL, steps=steps)
     states = nodes.group_by("prompt_id").agg(pl.col("tree_state").unique().implode().list.join(" "))
-    assert dict(states.iter_rows()) == {prompt_id: "budget" if prompt_id == unlucky else "finished" for prompt_id in prompts["prompt_id"]}
+    assert dict(states.iter_rows()) == {prompt_id: state if prompt_id == unlucky else "finished" for prompt_id in prompts["prompt_id"]}
     ended = nodes.filter(pl.col("prompt_id") == unlucky)
     assert ended["reason"][0] == reason
     assert ended["depth"].max() == 2
@@ -334,6 +337,18 @@ async def test_a_spent_budget_and_a_dead_endpoint_end_a_tree_with_what_there_is(
         Tree(SMALL), Proposer(PROMPT, SlowEngine(fail_at(lambda r: bool(r.prefix), failure)), NUMERIC, steps), in_flight=in_flight
     )
     assert at_rest(driven).opened[0] == 2
+    assert (driven.state, driven.ended) == (state, reason)
+
+
+async def test_a_tree_that_meets_its_cap_and_a_dead_endpoint_says_which_came_first() -> None:
+    async def propose(tree: Tree, node: int) -> Proposal:
+        if node:
+            raise EngineBusy("no one at :8000")
+        return Proposal(steps=t1(tree, node))
+
+    for cap, in_flight, state in ((1, 1, "budget"), (2, 1, "endpoint_down"), (2, 4, "budget"), (9, 4, "endpoint_down")):
+        driven = await drive(Tree(SMALL), propose, in_flight=in_flight, limits=TreeLimits(max_calls=cap))
+        assert (driven.state, at_rest(driven).N[0]) == (state, 0)
 
 
 async def test_a_cap_in_the_middle_ends_the_tree_where_the_same_tree_would_have_gone_on() -> None:

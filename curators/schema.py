@@ -157,9 +157,10 @@ NODES: Schema = MappingProxyType(
         "n_ended": pl.Int32(),  # simulations that ended here
         "q": pl.Float64(),
         "v": pl.Float64(),
-        "r_value": pl.Float64(),  # R of the state after the step: outcome + self_eval
+        "r_value": pl.Float64(),  # R of the state after the step: outcome, self_eval and reward by the weights in `search`
         "outcome": pl.Float64(),  # 1 right, -1 wrong; null: unfinished, or nobody graded it
-        "self_eval": pl.Float64(),
+        "self_eval": pl.Float64(),  # 0..1, null: nobody was asked, or the answer could not be read (reason)
+        "reward": pl.Float64(),  # of a reward model or function, null likewise
         "n_visits_at_commit": pl.Int32(),  # both as they were when one of the siblings was committed to; null: none was
         "q_at_commit": pl.Float64(),
         "w_mean": pl.Float64(),  # mean of r_value over the ends of the tree below, siblings alike
@@ -172,9 +173,9 @@ NODES: Schema = MappingProxyType(
         "chosen": pl.Boolean(),  # committed to
         "injected": pl.Boolean(),  # from a reference solution, not sampled
         # ok | truncated (the answer was cut off) | dead_end (ok, but no step came below: reason) and, never visited, what the driver calls
-        # a sample that is no step: empty | duplicate | verifier_error | transport_error | …
+        # a sample that is no step: empty | duplicate | verifier_error | value_error | transport_error | …
         "state": _T,
-        "reason": _T,  # of the prompt's own row also: why the search was ended early
+        "reason": _T,  # of the prompt's own row also: why the search was ended early; of a graded answer: why it has no self_eval or reward
     }
 )
 

@@ -26,6 +26,7 @@ reference's commit temperature (0 in every script) and its KL term (never in eff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
@@ -41,13 +42,32 @@ Adjustments = Literal["none", "ref"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ValueWeights:
+    """R(s) = verifier · O(s) + self_eval · C(s) + reward · ρ(s); a part that nobody was asked for is 0, and one of weight 0 is not asked for.
+
+    Raises:
+        ConfigError: a weight that is negative or no number.
+    """
+
+    verifier: float = 1.0
+    self_eval: float = 1.0
+    reward: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if not 0 <= (weight := getattr(self, field.name)) < math.inf:
+                raise ConfigError(f"search: the weight {field.name} is {weight}, must be a number ≥ 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig:
     """The parameters of one tree. The defaults are the recommended ones; `PRESETS` has all three ways.
 
     `simulations` are made before each commit, `root_multiplier` times as many before the first. `depth_limit` counts steps below the
     current root (null: none) and `max_depth` below the prompt, where the search ends. `virtual_loss` is how much a simulation in flight
     lowers Q of the steps on its path (0: it only adds to their visits). `prior_temperature` divides log-probabilities in the mode
-    sibling_softmax. `truncated_outcome` is O of an answer that was cut off (null: it keeps only its self-evaluation).
+    sibling_softmax. `truncated_outcome` is O of an answer that was cut off (null: it keeps only what else it is worth). `weights` are those
+    of the parts of a value.
     """
 
     c_puct: float = 1.0
@@ -68,6 +88,7 @@ class SearchConfig:
     virtual_loss: float = 0.0
     truncated_outcome: float | None = -1.0
     adjustments: Adjustments = "none"
+    weights: ValueWeights = ValueWeights()
 
     def __post_init__(self) -> None:
         hints = get_type_hints(SearchConfig)

@@ -24,13 +24,15 @@ def asked(
     judge: str | None = None,
     seed: int = 0,
     steps: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Row:
     """What a tree is the answer to, known before anything is sampled: the columns `prompt_id`, `policy`, `judge`, `search` and `seed`, and
     `search_id`, their content id together with the reference that answers are graded against.
 
-    `steps` says how steps were sampled; it stands in `search` as the key `steps`.
+    `steps` says how steps were sampled and `values` who was asked what they are worth; they stand in `search` under those keys.
     """
-    search = as_json(asdict(config) | ({} if steps is None else {"steps": dict(steps)}))
+    said = {"steps": steps, "values": values}
+    search = as_json(asdict(config) | {name: dict(about) for name, about in said.items() if about is not None})
     about = {"prompt_id": prompt_id, "policy": policy, "judge": judge, "search": search, "seed": seed}
     return {**about, "search_id": digest("search", about, reference)}
 
@@ -90,6 +92,7 @@ def _columns(tree: Tree) -> dict[str, list[Any]]:
         "r_value": tree.R,
         "outcome": [tree.config.truncated_outcome if step.state == "truncated" else step.outcome for step in tree.steps],
         "self_eval": [step.self_eval for step in tree.steps],
+        "reward": [step.reward for step in tree.steps],
         "n_visits_at_commit": [n for n, _ in at_commit],
         "q_at_commit": [q for _, q in at_commit],
         "w_mean": w_mean(tree),

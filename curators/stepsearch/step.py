@@ -26,6 +26,7 @@ class Step:
     terminal: bool = False
     outcome: float | None = None
     self_eval: float | None = None
+    reward: float | None = None
     token_ids: Sequence[int] | None = None
     n_tokens: int | None = None
     sum_logprob: float | None = None

@@ -1,6 +1,6 @@
 """What a state is worth, and what a searched tree says about its steps.
 
-    R(s) = O(s) + C(s)        O: 1 right, -1 wrong answer, 0 unfinished        C: self-evaluation or reward model, 0 without one
+    R(s) = w_v O(s) + w_s C(s) + w_r ρ(s)        O: 1 right, -1 wrong answer, 0 unfinished        C: self-evaluation        ρ: reward
 
 Three values of a node: W by visits, R + V with γ = 1, is what the search believes, and tends to W_max as it goes on ("is there a right
 answer below"); W_mean is what to expect of the policy that sampled the steps ("how likely is it right from here"). After few simulations
@@ -30,24 +30,31 @@ def state_value(
     self_eval: float | None,
     config: SearchConfig,
     *,
+    reward: float | None = None,
     truncated: bool = False,
     parent_depth: int = 0,
     parent_value: float = 0.0,
     novel: bool = False,
     choice: bool = False,
 ) -> float:
-    """R of the state after a step. `outcome` is null while the answer is unfinished, and for one that was cut off.
+    """R of the state after a step: its parts by `config.weights`, a null part as 0. `outcome` is null while the answer is unfinished, and for
+    one that was cut off. `self_eval` is in [0, 1], `reward` whatever gives it says.
 
-    With the adjustments `ref`, as the reference's code has them: C is divided by parent_depth - 3 from depth 5 on; O of a right answer is
+    With the adjustments `ref`, as the reference's code has them: C + ρ is divided by parent_depth - 3 from depth 5 on; O of a right answer is
     multiplied by 5/4 when its text is `novel` (not a beginning of the reference solution); a right multiple `choice` counts nothing
     directly below the prompt and half one step later; a value of exactly 0 becomes the parent's. An answer that was cut off has no O there.
 
     >>> state_value(1, 0.5, SearchConfig()), state_value(None, 0.25, SearchConfig(), truncated=True)
     (1.5, -0.75)
+    >>> from curators.stepsearch.config import ValueWeights
+    >>> state_value(1, 0.5, SearchConfig(weights=ValueWeights(self_eval=0.5, reward=0.25)), reward=2.0)
+    1.75
     """
     if truncated:
         outcome = config.truncated_outcome
-    graded, judged = outcome or 0.0, self_eval or 0.0
+    weights = config.weights
+    graded = weights.verifier * (outcome or 0.0)
+    judged = weights.self_eval * (self_eval or 0.0) + weights.reward * (reward or 0.0)
     if config.adjustments == "none":
         return graded + judged
     if graded > 0 and choice:

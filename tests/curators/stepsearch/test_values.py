@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curators.stepsearch.config import PRESETS, SearchConfig, preset
+from curators.errors import ConfigError
+from curators.stepsearch.config import PRESETS, SearchConfig, ValueWeights, preset
 from curators.stepsearch.step import Step
 from curators.stepsearch.toys import t2, wild
 from curators.stepsearch.tree import Tree, search, simulate
@@ -80,6 +81,19 @@ def test_values_of_states() -> None:
     assert [state_value(1, 0.0, ref, choice=True, parent_depth=depth) for depth in (1, 2)] == [0.5, 1]
     assert state_value(1, 0.0, ref, choice=True, parent_value=0.2) == 0.2
     assert state_value(1, 1.0, ours, novel=True, choice=True, parent_depth=9) == 2
+
+
+def test_the_parts_of_a_value_count_by_their_weights() -> None:
+    mixed = replace(PRESETS["default"], weights=ValueWeights(verifier=2, self_eval=0.5, reward=0.25))
+    assert state_value(1, 0.5, mixed, reward=-3.0) == 2 + 0.25 - 0.75
+    assert state_value(None, 0.5, mixed, reward=2.0, truncated=True) == -2 + 0.25 + 0.5
+    assert state_value(None, None, mixed, reward=None) == 0
+    assert state_value(1, 0.9, replace(mixed, weights=ValueWeights(self_eval=0, reward=0)), reward=7.0) == 1
+    deep = replace(PRESETS["ref"], weights=ValueWeights(self_eval=0.5, reward=0.25))
+    assert state_value(None, 0.8, deep, reward=0.8, parent_depth=5) == pytest.approx((0.4 + 0.2) / 2)
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="the weight reward is"):
+            ValueWeights(reward=wrong)
 
 
 def test_regrets() -> None:

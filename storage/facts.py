@@ -15,11 +15,17 @@ import polars as pl
 from storage.columns import identifier, literal
 from storage.errors import StorageError
 
-FACTS: Mapping[str, str] = MappingProxyType({"prompts": "prompt_id", "generations": "generation_id", "judgments": "judgment_id"})
+FACTS: Mapping[str, str] = MappingProxyType(
+    {"prompts": "prompt_id", "generations": "generation_id", "judgments": "judgment_id", "nodes": "node_id"}
+)
 """The fact tables and the column that identifies a row of each; every fact has the `prompt_id` that it is about."""
 
-Chosen = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By fact table, the values of the columns that the version's facts have; a table that is not named comes whole."""
+Own = Mapping[str, pl.DataFrame | str]
+"""By fact table, what a version's own facts have: the values in a frame of columns, or, where it is the name of a column (a tree's id),
+one that some pair of the version has in it."""
+
+Chosen = Mapping[str, Sequence[Mapping[str, Any]] | str]
+"""The same as a manifest keeps it; a table that is not named comes whole."""
 
 MOST = 1000  # different combinations of those values
 
@@ -35,8 +41,8 @@ def fact_key(table: str) -> str:
     return FACTS[table]
 
 
-def chosen(facts: Mapping[str, pl.DataFrame]) -> Chosen:
-    """The different rows of each frame of key columns, in an order of their own.
+def chosen(facts: Own) -> Chosen:
+    """The different rows of each frame of columns, in an order of their own; the name of a column stays one.
 
     >>> chosen({"generations": pl.DataFrame({"policy": ["b", "a", "b"], "seed": [1, None, 1]})})
     {'generations': [{'policy': 'a', 'seed': None}, {'policy': 'b', 'seed': 1}]}
@@ -44,9 +50,12 @@ def chosen(facts: Mapping[str, pl.DataFrame]) -> Chosen:
     Raises:
         StorageError: no such fact table, or too many combinations to name.
     """
-    found = {}
+    found: dict[str, list[dict[str, Any]] | str] = {}
     for table, frame in facts.items():
         fact_key(table)
+        if isinstance(frame, str):
+            found[table] = frame
+            continue
         rows = frame.unique().sort(frame.columns).to_dicts()
         if len(rows) > MOST:
             raise StorageError(f"{table}: {len(rows)} combinations of {frame.columns}, at most {MOST}; name the facts by fewer columns")
@@ -57,7 +66,12 @@ def chosen(facts: Mapping[str, pl.DataFrame]) -> Chosen:
 def facts_query(table: str, *, pairs: str, which: Chosen, at: str = "") -> str:
     """SQL of a version's rows of one fact table, ordered by id. `pairs` is the table of its pairs, `at` a snapshot clause."""
     rows = which.get(table)
-    ours = "true" if rows is None else " OR ".join(map(_equal, rows)) or "false"
+    if isinstance(rows, str):
+        column = identifier(rows)
+        # Qualified: a column that the pairs lack would otherwise be taken for the facts' own, and every fact would do.
+        ours = f"{column} IN (SELECT pair.{column} FROM (FROM {pairs}) AS pair)"
+    else:
+        ours = "true" if rows is None else " OR ".join(map(_equal, rows)) or "false"
     return f"FROM lake.{table} {at} WHERE prompt_id IN (SELECT prompt_id FROM {pairs}) AND ({ours}) ORDER BY {fact_key(table)}"
 
 

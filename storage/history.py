@@ -115,10 +115,10 @@ def lineage(lake: Lake, ref: str, pair_id: str) -> dict[str, Any]:
         found = con.sql(f"SELECT pair FROM (FROM {pairs_table(release.name)} {at}) AS pair WHERE pair_id = {literal(pair_id)}").fetchone()
         if not found:
             raise DatasetNotFound(f"{release.ref} has no pair {pair_id!r}; it has {release.n_pairs} pairs, listed by storage.scan")
-        pair = found[0]
+        pair, its_row = found[0], f"(FROM {pairs_table(release.name)} {at} WHERE pair_id = {literal(pair_id)})"
         facts: dict[str, list[dict[str, Any]]] = {table: [] for table in FACTS}
         for table in FACTS.keys() & set(tables(con, snapshot=release.snapshot)):
-            its = facts_query(table, pairs=f"(SELECT {literal(pair['prompt_id'])} AS prompt_id)", which=release.manifest["facts"], at=at)
+            its = facts_query(table, pairs=its_row, which=release.manifest["facts"], at=at)
             facts[table] = [row[0] for row in con.sql(f"SELECT fact FROM ({its}) AS fact").fetchall()]
     prompts = facts.pop("prompts")
     return {"version": release.ref, "pair": pair, "prompt": prompts[0] if prompts else None, **facts}

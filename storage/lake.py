@@ -21,7 +21,7 @@ import os
 import secrets
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -146,17 +146,22 @@ class Lake:
                 commit(con, author=author, message=f"append {count} {table}", commit_id=commit_id)
         return count
 
-    def facts(self, table: str, prompt_ids: pl.Series | None = None) -> pl.DataFrame:
+    def facts(self, table: str, prompt_ids: pl.Series | None = None, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The facts of one table as they are now, of these prompts or of all, ordered by id; no columns when nothing was ever appended."""
         key = fact_key(table)
         with clear_errors(f"lake {self.root}: cannot read {table}"), self.reading() as con:
             if table not in tables(con):
                 return pl.DataFrame()
             where = ""
-            if prompt_ids is not None:
+            if prompt_ids is not None and prompt_ids.len():
                 bring_in(con, pl.DataFrame({"prompt_id": prompt_ids.cast(pl.String)}), "wanted")
-                where = "WHERE prompt_id IN (SELECT prompt_id FROM wanted)"
-            return con.sql(f"SELECT * FROM lake.{table} {where} ORDER BY {key}").pl()
+                # The bounds let whole files be passed over, which a semi-join does not.
+                low, high = literal(str(prompt_ids.min())), literal(str(prompt_ids.max()))
+                where = f"WHERE prompt_id BETWEEN {low} AND {high} AND prompt_id IN (SELECT prompt_id FROM wanted)"
+            elif prompt_ids is not None:
+                where = "WHERE false"
+            shown = "*" if columns is None else ", ".join(map(identifier, columns))
+            return con.sql(f"SELECT {shown} FROM lake.{table} {where} ORDER BY {key}").pl()
 
 
 def open_lake(url: str | Path, *, create: bool = True) -> Lake:
@@ -266,10 +271,10 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def clear_errors(doing: str) -> Iterator[None]:
-    """What DuckDB and the file system raise, as one line that says what was being done."""
+    """What DuckDB, polars and the file system raise, as one line that says what was being done."""
     try:
         yield
-    except (duckdb.Error, OSError) as error:
+    except (duckdb.Error, pl.exceptions.PolarsError, OSError) as error:
         advice = "; free some space and run it again" if any(sign in str(error) for sign in _NO_SPACE) else ""
         raise StorageError(f"{doing}: {first_line(error)}{advice}") from error
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -79,17 +82,14 @@ def record(
                 f"the commit id {commit_id} published {known['dataset']}@{known['version']} already, not {name}; use a new one"
             )
         if not known:
-            row = _new_row(con, name, bring_in(con, pairs), pairs, which) | {
-                "commit_id": commit_id,
-                "manifest": document,
-                "author": author,
-                "created_at": now(),
-            }
-            if not row["reused"]:
-                _write_pairs(con, lake, name, pairs, columns_of(con, "incoming"))
-            values = ", ".join(literal(row[each.strip()]) for each in FIELDS.split(","))  # as SQL: a parameter would import pandas
-            con.execute(f"INSERT INTO lake.releases ({FIELDS}) VALUES ({values})")
-            commit(con, author=author, message=f"publish {name}@{row['version']}", commit_id=commit_id)
+            with _brought_in(con, lake, name, pairs) as staged:
+                row = _new_row(con, name, columns_of(con, "incoming"), pairs, which)
+                row |= {"commit_id": commit_id, "manifest": document, "author": author, "created_at": now()}
+                if not row["reused"]:
+                    _write_pairs(con, name, columns_of(con, "incoming"), staged)
+                values = ", ".join(literal(row[each.strip()]) for each in FIELDS.split(","))  # as SQL: a parameter would import pandas
+                con.execute(f"INSERT INTO lake.releases ({FIELDS}) VALUES ({values})")
+                commit(con, author=author, message=f"publish {name}@{row['version']}", commit_id=commit_id)
 
 
 def _document(manifest: Mapping[str, Any], which: Chosen) -> str:
@@ -132,7 +132,46 @@ def _facts_digest(con: duckdb.DuckDBPyConnection, which: Chosen) -> str:
     return hashlib.sha256(orjson.dumps(found, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def _write_pairs(con: duckdb.DuckDBPyConnection, lake: Lake, name: str, pairs: Frame, incoming: Columns) -> None:
+PLAIN = frozenset({pl.String, pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, pl.Float64, pl.Null})
+"""Column types whose Parquet is the same from polars and from DuckDB."""
+
+
+@dataclass
+class _Staged:
+    """A large frame as a Parquet file among the lake's own; `taken`: the lake has it, nobody else may touch it."""
+
+    path: Path
+    taken: bool = False
+
+
+@contextmanager
+def _brought_in(con: duckdb.DuckDBPyConnection, lake: Lake, name: str, pairs: Frame) -> Iterator[_Staged | None]:
+    """The pairs under the name `incoming`.
+
+    A large frame becomes a file, which polars writes in less than half of the time in which DuckDB would scan the frame and write it, and
+    which a new table takes over as it is. DuckLake deletes what it owns, so nobody else may know the file. One that a killed process
+    leaves is an orphan, for `gc`.
+    """
+    if not isinstance(pairs, pl.DataFrame) or pairs.estimated_size() <= SMALL_BYTES or not PLAIN.issuperset(pairs.dtypes):
+        bring_in(con, pairs)
+        yield None
+        return
+    staged = _Staged(lake.root / "data" / "datasets" / name / f"ducklake-{uuid.uuid4()}.parquet")
+    staged.path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # In the streaming engine: it keeps all cores busy, also where the frame is one chunk.
+        pairs.lazy().select(pl.exclude(pl.Null)).sink_parquet(staged.path, compression="zstd", compression_level=1)
+        con.execute(f"CREATE TEMP VIEW incoming AS FROM read_parquet({literal(str(staged.path))})")
+        yield staged
+    except BaseException:
+        staged.taken = False
+        raise
+    finally:
+        if not staged.taken:
+            staged.path.unlink(missing_ok=True)
+
+
+def _write_pairs(con: duckdb.DuckDBPyConnection, name: str, incoming: Columns, staged: _Staged | None) -> None:
     """Delete what is gone or changed, insert what is new or changed.
 
     Rows are compared by 128 bits of DuckDB's own hash, computed for both sides here and now, so nothing need be stored for it. Freezing
@@ -141,8 +180,10 @@ def _write_pairs(con: duckdb.DuckDBPyConnection, lake: Lake, name: str, pairs: F
     target = pairs_table(name)
     first = name not in tables(con, "datasets")
     stored = prepare_table(con, target, incoming, what=name)
-    if first and isinstance(pairs, pl.DataFrame) and pairs.estimated_size() > SMALL_BYTES and PLAIN.issuperset(pairs.dtypes):
-        _add_file(con, lake, name, pairs.select(pl.exclude(pl.Null)))
+    if first and staged is not None:
+        frozen.sync(staged.path)
+        con.execute(f"CALL ducklake_add_data_files('lake', {literal(name)}, {literal(str(staged.path))}, schema => 'datasets')")
+        staged.taken = True
         return
     if first:
         con.execute(f"INSERT INTO {target} BY NAME FROM incoming")
@@ -157,23 +198,3 @@ def _write_pairs(con: duckdb.DuckDBPyConnection, lake: Lake, name: str, pairs: F
     )
     con.execute(f"DELETE FROM {target} WHERE pair_id IN (SELECT pair_id FROM changes WHERE was)")
     con.execute(f"INSERT INTO {target} BY NAME FROM incoming WHERE pair_id IN (SELECT pair_id FROM changes)")
-
-
-PLAIN = frozenset({pl.String, pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, pl.Float64, pl.Null})
-"""Column types whose Parquet is the same from polars and from DuckDB."""
-
-
-def _add_file(con: duckdb.DuckDBPyConnection, lake: Lake, name: str, pairs: pl.DataFrame) -> None:
-    """A large new table as one file of ours that DuckLake takes over: polars writes it in less than half of DuckDB's time.
-
-    Only for a file that nobody else knows, since DuckLake deletes what it owns. One that a killed process leaves is an orphan, for `gc`.
-    """
-    path = lake.root / "data" / "datasets" / name / f"ducklake-{uuid.uuid4()}.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        pairs.write_parquet(path, compression="zstd", compression_level=1)
-        frozen.sync(path)
-        con.execute(f"CALL ducklake_add_data_files('lake', {literal(name)}, {literal(str(path))}, schema => 'datasets')")
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise

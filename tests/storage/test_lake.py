@@ -271,3 +271,35 @@ with open_lake(sys.argv[1]) as lake:
     assert message.endswith("free some space and run it again")
     assert rest == "10\n"
     assert lake.facts("prompts").height == 12
+
+
+def test_a_full_disk_under_a_large_publish_is_one_line_and_leaves_no_file(lake: Lake) -> None:
+    lake.close()
+    code = """
+import random, resource, sys
+import polars as pl
+from storage import open_lake, publishing
+from storage.errors import StorageError
+publishing.SMALL_BYTES = 0  # every frame is a large one
+with open_lake(sys.argv[1]) as lake:
+    lake.facts("prompts")
+    texts = [random.randbytes(500).hex() for _ in range(2000)]
+    frame = pl.DataFrame({"pair_id": [text[:20] for text in texts], "prompt_id": "p", "chosen": texts})
+    about = {"manifest": {}, "author": "a"}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limit[1]))
+    try:
+        publishing.publish(lake, "d", frame, commit_id="1", **about)
+    except StorageError as error:
+        print(error)
+    print(len(list((lake.root / "data").rglob("*.parquet"))))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    print(publishing.publish(lake, "d", frame, commit_id="2", **about).ref)
+"""
+    before = len(list((lake.root / "data").rglob("*.parquet")))
+    status, out, err = finished(child(code, lake.root))
+    message, *rest = out.splitlines()
+    assert status == 0, err
+    assert "publish d: nothing was written to the lake" in message
+    assert message.endswith("free some space and run it again")
+    assert rest == [str(before), "d@1"]

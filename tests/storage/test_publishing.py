@@ -147,6 +147,35 @@ def test_a_version_can_name_its_own_facts(lake: Lake) -> None:
     assert pl.read_parquet(whole.frozen / "generations.parquet").height == 3
 
 
+def nodes_of(tree: str, prompt: str, n: int = 3) -> pl.DataFrame:
+    """Of a tree the id, prompt and token ids of its nodes."""
+    ids = [f"{tree}/{i}" for i in range(n)]
+    return pl.DataFrame({"node_id": ids, "tree_id": [tree] * n, "prompt_id": [prompt] * n, "token_ids": [[i, 7] for i in range(n)]})
+
+
+def test_a_version_holds_the_trees_that_its_pairs_come_from(lake: Lake) -> None:
+    """Not another search of the same prompt, nor a tree without a pair; frozen, verified and traced like every fact."""
+    trees = [nodes_of("t1", "p1"), nodes_of("t2", "p2"), nodes_of("earlier", "p1"), nodes_of("no pair", "p3")]
+    lake.append("nodes", pl.concat(trees), commit_id="facts")
+    pairs = pl.DataFrame({"pair_id": ["a", "b", "c"], "prompt_id": ["p1", "p1", "p2"], "tree_id": ["t1", "t1", "t2"]})
+
+    def of_trees(rows: pl.DataFrame, commit_id: str) -> Release:
+        return publish(lake, "math", rows, manifest={}, author="ada", commit_id=commit_id, facts={"nodes": "tree_id"})
+
+    first = of_trees(pairs, "1")
+    assert first.manifest["facts"] == {"nodes": "tree_id"}
+    assert pl.read_parquet(first.frozen / "nodes.parquet").equals(pl.concat(trees[:2]))
+    assert verify(lake, "math@1")["files"] == {"pairs.parquet": 3, "nodes.parquet": 6}
+    assert [node["node_id"] for node in lineage(lake, "math@1", "a")["nodes"]] == trees[0]["node_id"].to_list()
+    assert of_trees(pairs, "2").reused
+    other = of_trees(pairs.with_columns(tree_id=pl.col("tree_id").replace({"t1": "earlier"})), "3")
+    assert (other.version, other.facts_digest == first.facts_digest) == (2, False)
+    shutil.rmtree(first.frozen)
+    assert resolve(lake, "math@1").manifest["files"] == first.manifest["files"], "the same bytes, whatever came later"
+    with pytest.raises(StorageError, match='math: nothing was written .* "tree_id" not found'):
+        of_trees(pairs.drop("tree_id"), "4")
+
+
 def test_a_corrected_reference_reaches_the_next_version_and_no_earlier_one(lake: Lake) -> None:
     pairs = pl.DataFrame({"pair_id": ["x"], "prompt_id": ["p1"]})
     for version, reference in enumerate(("4", "5"), 1):

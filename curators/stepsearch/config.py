@@ -43,7 +43,7 @@ Adjustments = Literal["none", "ref"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValueWeights:
-    """R(s) = verifier · O(s) + self_eval · C(s) + reward · ρ(s); a part that nobody was asked for is 0, and one of weight 0 is not asked for.
+    """R(s) = verifier · O(s) + self_eval · C(s) + reward · ρ(s). A part that nobody was asked for is 0; one of weight 0 is not asked for.
 
     Raises:
         ConfigError: a weight that is negative or no number.

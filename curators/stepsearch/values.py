@@ -37,11 +37,11 @@ def state_value(
     novel: bool = False,
     choice: bool = False,
 ) -> float:
-    """R of the state after a step: its parts by `config.weights`, a null part as 0. `outcome` is null while the answer is unfinished, and for
-    one that was cut off. `self_eval` is in [0, 1], `reward` whatever gives it says.
+    """R of the state after a step: its parts by `config.weights`, a null part as 0. `outcome` is null while the answer is unfinished, and
+    for one that was cut off. `self_eval` is in [0, 1], `reward` is what its source says.
 
-    With the adjustments `ref`, as the reference's code has them: C + ρ is divided by parent_depth - 3 from depth 5 on; O of a right answer is
-    multiplied by 5/4 when its text is `novel` (not a beginning of the reference solution); a right multiple `choice` counts nothing
+    With the adjustments `ref`, as the reference's code has them: C + ρ is divided by parent_depth - 3 from depth 5 on; O of a right answer
+    is multiplied by 5/4 when its text is `novel` (not a beginning of the reference solution); a right multiple `choice` counts nothing
     directly below the prompt and half one step later; a value of exactly 0 becomes the parent's. An answer that was cut off has no O there.
 
     >>> state_value(1, 0.5, SearchConfig()), state_value(None, 0.25, SearchConfig(), truncated=True)

@@ -102,7 +102,8 @@ def _gather_changes(con: duckdb.DuckDBPyConnection, name: str, low: int, high: i
 
 
 def lineage(lake: Lake, ref: str, pair_id: str) -> dict[str, Any]:
-    """Every fact behind one pair, as the version has them: `version`, `pair`, `prompt`, `generations`, `judgments` (lists ordered by id).
+    """Every fact behind one pair, as the version has them: `version`, `pair`, `prompt`, and lists ordered by id:
+    `generations`, `judgments`, `nodes` (of its search tree).
 
     A part is null, or an empty list, where the version has no such fact (imported pairs may come without).
 

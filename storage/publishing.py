@@ -23,7 +23,7 @@ from storage import frozen
 from storage.columns import SMALL_BYTES, Columns, Frame, bring_in, check_rows, columns_of, identifier, literal
 from storage.digests import SLICE_ROWS, digest_frame, digest_sorted
 from storage.errors import StorageError
-from storage.facts import FACTS, Chosen, chosen, facts_query
+from storage.facts import FACTS, Chosen, Own, chosen, facts_query
 from storage.lake import Lake, commit, prepare_table, tables
 from storage.versions import FIELDS, Release, find_by_commit, now, pairs_table, row_of
 
@@ -36,7 +36,7 @@ def publish(
     manifest: Mapping[str, Any],
     author: str,
     commit_id: str,
-    facts: Mapping[str, pl.DataFrame] | None = None,
+    facts: Own | None = None,
 ) -> Release:
     """Make the dataset's pairs exactly these, as the next version, and freeze it.
 
@@ -46,8 +46,9 @@ def publish(
     Args:
         pairs: `pair_id` (text, unique, no nulls), `prompt_id` (text) and any other columns; an empty frame is an empty version.
         manifest: JSON values: recipe, recipe_digest, parents, funnel, gates … Storage adds the keys in `frozen.OWN_KEYS`.
-        facts: by fact table, a frame of columns whose values the version's own facts have (`storage.facts`); of a table without one, and of
-            all of them where this is null, every fact of the pairs' prompts belongs to the version.
+        facts: by fact table, a frame of columns whose values the version's own facts have, or the name of a column that they share with
+            its pairs (`storage.facts`); of a table without one, and of all of them where this is null, every fact of the pairs' prompts
+            belongs to the version.
 
     Raises:
         StorageError: a bad name, frame or manifest, a commit id that published another dataset, or no space; nothing is half-written.
@@ -67,7 +68,7 @@ def record(
     manifest: Mapping[str, Any],
     author: str,
     commit_id: str,
-    facts: Mapping[str, pl.DataFrame] | None = None,
+    facts: Own | None = None,
 ) -> None:
     """The commit of `publish`, without the frozen copy, which whoever asks for the version next completes."""
     pairs_table(name)  # a name that cannot be one is refused before anything is computed
@@ -111,6 +112,8 @@ def _new_row(con: duckdb.DuckDBPyConnection, name: str, incoming: Columns, pairs
         raise StorageError(
             f"{name}: the column prompt_id must be text, it is {incoming.get('prompt_id', 'missing')}; there are {list(incoming)}"
         )
+    if lacking := [f"{table} by {shared}" for table, shared in which.items() if isinstance(shared, str) and shared not in incoming]:
+        raise StorageError(f"{name}: the pairs lack the column that names their {', '.join(lacking)}; there are {list(incoming)}")
     if isinstance(pairs, pa.RecordBatchReader):
         digest = digest_sorted(con.sql("FROM incoming ORDER BY pair_id").to_arrow_reader(SLICE_ROWS))
     else:
@@ -123,14 +126,20 @@ def _new_row(con: duckdb.DuckDBPyConnection, name: str, incoming: Columns, pairs
 
 
 def _facts_digest(con: duckdb.DuckDBPyConnection, which: Chosen) -> str:
-    """Over the ids of the version's generations and judgments, which are content ids, and over its prompts, whose reference may change."""
+    """Over the ids of the version's facts, which are content ids, and over its prompts, whose reference may change.
+
+    A table of which the version has nothing is as one that is not there: a lake's first tree makes no new version of what has none.
+    """
     found = {}
     for table in sorted(FACTS.keys() & set(tables(con))):
         shown = "*" if table == "prompts" else FACTS[table]
         ids = con.sql(f"SELECT {shown} {facts_query(table, pairs='incoming', which=which)}")
         found[table] = digest_sorted(ids.to_arrow_reader(SLICE_ROWS))
+    found = {table: digest for table, digest in found.items() if digest != NO_ROWS}
     return hashlib.sha256(orjson.dumps(found, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
+
+NO_ROWS = digest_sorted([])
 
 PLAIN = frozenset({pl.String, pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, pl.Float64, pl.Null})
 """Column types whose Parquet is the same from polars and from DuckDB."""

@@ -6,7 +6,7 @@ opens and DuckDB pulls columns and filters through: DuckDB itself needs no path,
 and allowing its directory was tried and leaks: `COPY … TO` writes into an allowed directory, and `sqlite_scan` opens any SQLite file
 of the machine whatever the settings say.
 
-    prompts, generations, judgments        the facts, as they are now
+    prompts, generations, judgments, nodes the facts, as they are now
     releases, tags                         the versions and the history of the tags
     "<dataset>", "<dataset>@<version>"     the pairs of a version, the newest without a number
 """

@@ -125,6 +125,9 @@ def test_append_takes_each_id_once(lake: Lake) -> None:
     assert lake.append("prompts", pl.concat([PROMPTS, PROMPTS.with_columns(prompt_id=pl.lit("p3"))[:1]]), commit_id="next") == 1
     assert lake.facts("prompts")["prompt_id"].to_list() == ["p1", "p2", "p3"]
     assert lake.facts("prompts", pl.Series(["p2", "p9"]))["messages"].to_list() == ["[2]"]
+    assert lake.facts("prompts", pl.Series(["p3", "p1"]), columns=["prompt_id"]).rows() == [("p1",), ("p3",)]
+    assert lake.facts("prompts", pl.Series([], dtype=pl.String)).columns == lake.facts("prompts").columns
+    assert lake.facts("prompts", pl.Series([], dtype=pl.String)).height == 0
     assert commits(lake) == ["run/prompts", "next"]
 
 
@@ -175,7 +178,7 @@ def test_a_later_frame_may_bring_and_lack_columns(lake: Lake) -> None:
 @pytest.mark.parametrize(
     ("table", "columns", "message"),
     [
-        ("nodes", {"node_id": ["n"]}, "there is no fact table nodes; allowed are prompts, generations, judgments"),
+        ("votes", {"vote_id": ["n"]}, "there is no fact table votes; allowed are prompts, generations, judgments, nodes"),
         ("prompts", {"prompt_id": [1]}, "the id column prompt_id must be text, it is BIGINT"),
         ("prompts", {"prompt_id": ["a", None]}, "1 of 2 rows have no prompt_id"),
         ("prompts", {"text": ["a"]}, "the id column prompt_id must be text, it is missing"),

@@ -172,8 +172,17 @@ def test_a_version_holds_the_trees_that_its_pairs_come_from(lake: Lake) -> None:
     assert (other.version, other.facts_digest == first.facts_digest) == (2, False)
     shutil.rmtree(first.frozen)
     assert resolve(lake, "math@1").manifest["files"] == first.manifest["files"], "the same bytes, whatever came later"
-    with pytest.raises(StorageError, match='math: nothing was written .* "tree_id" not found'):
+    with pytest.raises(StorageError, match="math: the pairs lack the column that names their nodes by tree_id"):
         of_trees(pairs.drop("tree_id"), "4")
+
+
+def test_a_fact_of_a_new_kind_that_the_version_has_none_of_makes_no_new_version(lake: Lake) -> None:
+    lake.append("prompts", PAIRS.select("prompt_id").unique(), commit_id="facts")
+    published(lake, PAIRS, "1")
+    lake.append("nodes", nodes_of("t", "elsewhere"), commit_id="trees")
+    assert published(lake, PAIRS, "2").reused
+    lake.append("nodes", nodes_of("t2", "prompt0001"), commit_id="more trees")
+    assert published(lake, PAIRS, "3").version == 2
 
 
 def test_a_corrected_reference_reaches_the_next_version_and_no_earlier_one(lake: Lake) -> None:

@@ -10,10 +10,23 @@ from storage.views.kto import KTO
 from storage.views.preference import DPO, REWARD
 from storage.views.prompt_only import PROMPT_ONLY
 from storage.views.sft import SFT
+from storage.views.step import STEP, STEP_DPO
+from storage.views.tree import NODES, STEPWISE
 from storage.views.view import Column, View
 
 VIEWS: Mapping[str, View] = MappingProxyType(
-    {"prompt-only": PROMPT_ONLY, "sft": SFT, "dpo": DPO, "reward": REWARD, "kto": KTO, "group": GROUP}
+    {
+        "prompt-only": PROMPT_ONLY,
+        "sft": SFT,
+        "dpo": DPO,
+        "reward": REWARD,
+        "kto": KTO,
+        "group": GROUP,
+        "step": STEP,
+        "step-dpo": STEP_DPO,
+        "stepwise": STEPWISE,
+        "nodes": NODES,
+    }
 )
 
 _HOLDS = {
@@ -24,7 +37,10 @@ _HOLDS = {
     "texts": "list of texts",
     "number": "float64",
     "numbers": "list of float64",
+    "integer": "int64",
+    "integers": "list of int32",
     "flag": "bool",
+    "flags": "list of bool",
 }
 _PRESENCE = {"always": "", "any": " Only where a row has one.", "all": " Only where every row has one."}
 

@@ -39,12 +39,12 @@ KTO = View(
     },
     keys="""
         WITH sides AS (
-            SELECT pair_id, label, split, md5(prompt) AS prompt_hash, open_turn(prompt) AS open,
+            SELECT pair_id, kind, label, split, md5(prompt) AS prompt_hash, open_turn(prompt) AS open,
                 md5(request_hash(prompt, tools, chat_template_kwargs) || md5(CASE WHEN label THEN chosen ELSE rejected END)) AS answer_hash
             FROM pairs, (VALUES (TRUE), (FALSE)) AS side(label)
         )
         SELECT md5(pair_id || CASE WHEN label THEN '+' ELSE '-' END) AS row_id, pair_id AS source_id, label, split, prompt_hash,
-            CASE WHEN open THEN 'prompt_ends_with_assistant'
+            CASE WHEN kind = 'step' THEN 'step_pair' WHEN open THEN 'prompt_ends_with_assistant'
                 WHEN bool_or(label) OVER answer AND bool_or(NOT label) OVER answer THEN 'chosen_and_rejected'
                 WHEN row_number() OVER (PARTITION BY answer_hash ORDER BY pair_id) > 1 THEN 'duplicate' END AS drop
         FROM sides WINDOW answer AS (PARTITION BY answer_hash)

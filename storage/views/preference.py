@@ -12,7 +12,7 @@ _PAIR = {
 _ID = Column(kind="text", meaning="id of the pair")
 _KEYS = """
     SELECT pair_id AS row_id, pair_id AS source_id, split, md5(prompt) AS prompt_hash,
-        CASE WHEN open_turn(prompt) THEN 'prompt_ends_with_assistant' END AS drop
+        CASE WHEN kind = 'step' THEN 'step_pair' WHEN open_turn(prompt) THEN 'prompt_ends_with_assistant' END AS drop
     FROM pairs
 """
 _ROWS = """

@@ -25,6 +25,7 @@ BATCH_ROWS = 8192
 
 _TEXT = {"dtype": "string", "_type": "Value"}
 _NUMBER = {"dtype": "float64", "_type": "Value"}
+_FLAG = {"dtype": "bool", "_type": "Value"}
 _MESSAGES = {"feature": {"role": _TEXT, "content": _TEXT}, "_type": "List"}
 FEATURES: Mapping[str, Any] = {
     "messages": _MESSAGES,
@@ -34,7 +35,10 @@ FEATURES: Mapping[str, Any] = {
     "texts": {"feature": _TEXT, "_type": "List"},
     "number": _NUMBER,
     "numbers": {"feature": _NUMBER, "_type": "List"},
-    "flag": {"dtype": "bool", "_type": "Value"},
+    "integer": {"dtype": "int64", "_type": "Value"},
+    "integers": {"feature": {"dtype": "int32", "_type": "Value"}, "_type": "List"},
+    "flag": _FLAG,
+    "flags": {"feature": _FLAG, "_type": "List"},
 }
 """What a column holds, as `datasets.Features.to_dict` says it."""
 
@@ -46,7 +50,10 @@ TYPES: Mapping[str, str] = {
     "texts": "VARCHAR[]",
     "number": "DOUBLE",
     "numbers": "DOUBLE[]",
+    "integer": "BIGINT",
+    "integers": "INTEGER[]",
     "flag": "BOOLEAN",
+    "flags": "BOOLEAN[]",
 }
 """The same as DuckDB stores it."""
 

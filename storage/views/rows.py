@@ -70,7 +70,8 @@ def prepare(connection: duckdb.DuckDBPyConnection, name: str, view: View, form: 
     extra = view.prepare(connection)
     counts = {view.unit: _make_keys(connection, view), **extra.counts}
     if not counts[view.unit].get(KEPT):
-        raise ViewError(f"view {name}: none of the {view.unit} becomes a row: {_listed(counts[view.unit])}")
+        hint = "; views step and step-dpo are for pairs of steps" if "step_pair" in counts[view.unit] else ""
+        raise ViewError(f"view {name}: none of the {view.unit} becomes a row: {_listed(counts[view.unit])}{hint}")
     connection.execute(f"CREATE TEMP VIEW view_rows AS {view.rows}")
     present, omitted = _present(connection, view.columns)
     if form == "standard":

@@ -22,7 +22,7 @@ SFT = View(
     needs={"pairs": ("pair_id", "prompt_id", "prompt", "chosen", "chosen_id", "tools", "chat_template_kwargs", "split")},
     keys="""
         SELECT pair_id AS row_id, pair_id AS source_id, split, md5(prompt) AS prompt_hash,
-            CASE WHEN open_turn(prompt) THEN 'prompt_ends_with_assistant'
+            CASE WHEN kind = 'step' THEN 'step_pair' WHEN open_turn(prompt) THEN 'prompt_ends_with_assistant'
                 WHEN row_number() OVER (PARTITION BY request_hash(prompt, tools, chat_template_kwargs), md5(chosen) ORDER BY pair_id) > 1
                 THEN 'duplicate' END AS drop
         FROM pairs

@@ -107,8 +107,11 @@ def _attach(connection: duckdb.DuckDBPyConnection, frozen: Frozen, table: str, c
     with path.open("rb") as file:
         if said is not None and said != (found := hashlib.file_digest(file, "sha256").hexdigest()):
             raise DigestMismatch(f"{path} has SHA-256 {found}, the manifest of {frozen.ref} says {said}; restore the frozen copy")
-    connection.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({literal(str(path))})")
-    there = [row[0] for row in connection.execute(f"DESCRIBE {table}").fetchall()]
+    rows = f"read_parquet({literal(str(path))})"
+    there = [row[0] for row in connection.execute(f"DESCRIBE FROM {rows}").fetchall()]
+    # Pairs of somebody's own making need not say what they are pairs of.
+    kind = ", 'response' AS kind" if table == "pairs" and "kind" not in there else ""
+    connection.execute(f"CREATE VIEW {table} AS SELECT *{kind} FROM {rows}")
     if missing := [column for column in columns if column not in there]:
         raise ViewError(
             f"view {view} needs {table}.{missing[0]}, and {frozen.ref} does not have it ({len(missing)} of its columns are missing); "

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import duckdb
 
-Kind = Literal["messages", "message_lists", "json", "text", "texts", "number", "numbers", "flag"]
+Kind = Literal["messages", "message_lists", "json", "text", "texts", "number", "numbers", "integer", "integers", "flag", "flags"]
 """What a column holds. `messages`: a list of chat turns; `message_lists`: a list of those."""
 
 Presence = Literal["always", "any", "all"]

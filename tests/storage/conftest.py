@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from curators.engines.base import canonical
-from curators.schema import GENERATIONS, JUDGMENTS, PAIRS, PROMPTS, Schema
+from curators.schema import GENERATIONS, JUDGMENTS, NODES, PAIRS, PROMPTS, STEP_PAIRS, Schema
 
 Row = Mapping[str, Any]
 MakeFrozen = Callable[..., Path]
@@ -96,7 +96,7 @@ def write_rows(root: Path, table: str, rows: Sequence[Row], schema: Schema, key:
 
 @pytest.fixture
 def make_frozen(tmp_path: Path) -> MakeFrozen:
-    """`make_frozen(pairs, prompts=…, generations=…, judgments=…)`: the directory of a frozen version of these rows."""
+    """`make_frozen(pairs, prompts=…, generations=…, judgments=…, nodes=…)`: the directory of a frozen version of these rows."""
 
     def make(
         pairs: Sequence[Row],
@@ -104,15 +104,18 @@ def make_frozen(tmp_path: Path) -> MakeFrozen:
         prompts: Sequence[Row] | None = None,
         generations: Sequence[Row] = (),
         judgments: Sequence[Row] = (),
+        nodes: Sequence[Row] = (),
         name: str = "sums",
         version: int = 1,
     ) -> Path:
         root = tmp_path / "frozen" / name / f"v{version}"
         root.mkdir(parents=True)
-        write_rows(root, "pairs", pairs, PAIRS, "pair_id")
+        write_rows(root, "pairs", pairs, STEP_PAIRS if nodes else PAIRS, "pair_id")
         write_rows(root, "prompts", prompts_of(pairs) if prompts is None else prompts, PROMPTS, "prompt_id")
         write_rows(root, "generations", generations, GENERATIONS, "generation_id")
         write_rows(root, "judgments", judgments, JUDGMENTS, "judgment_id")
+        if nodes:
+            write_rows(root, "nodes", nodes, NODES, "node_id")
         digest = hashlib.sha256((root / "pairs.parquet").read_bytes()).hexdigest()
         (root / "manifest.json").write_text(json.dumps({"name": name, "version": version, "digest": digest, "n_pairs": len(pairs)}))
         return root

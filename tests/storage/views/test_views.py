@@ -74,7 +74,7 @@ ROWS = {"prompt-only": (6, 3), "sft": (6, 3), "dpo": (6, 3), "reward": (6, 3), "
 
 
 @pytest.mark.parametrize("form", ["conversational", "standard"])
-@pytest.mark.parametrize("view", list(VIEWS))
+@pytest.mark.parametrize("view", list(EXPECTED))
 def test_a_view_has_the_columns_that_it_declares_and_splits_by_prompt(scored_version: Path, export: Export, view: str, form: str) -> None:
     from datasets import Features
 

@@ -29,7 +29,7 @@ TREES: dict[str, Expander] = {"two": t2, "wild": wild(3), "wilder": wild(11)}
 @pytest.fixture
 def facts() -> tuple[pl.DataFrame, pl.DataFrame]:
     """Prompts and the nodes of their trees, token ids in one tree only."""
-    prompts = [
+    prompts: list[dict[str, Any]] = [
         {"prompt_id": name, "messages": json.dumps([{"role": "user", "content": name}], separators=(",", ":")), "state": "ok"}
         for name in TREES
     ]

@@ -1,7 +1,7 @@
 """A candidate version → passed or not, gate by gate, with the figure and the bound.
 
-A bound that is null switches its gate off. A gate about a judge says `not applicable` where no model judged, and one about the
-gold where there is none: it then passes, and its detail says so.
+A bound that is null switches its gate off. A gate about a judge says `not applicable` where no model judged, one about the gold or
+about searched trees where there is none: it then passes, and its detail says so.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from curators.judging.health import share
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateBounds:
-    """Inclusive bounds. Shares are in 0..1; `max_judge_first_deviation` bounds the distance of the first-shown share from 1/2."""
+    """Inclusive bounds. Shares are in 0..1; a deviation is the distance of a share from 1/2."""
 
     min_pairs: int | None = 1
     max_duplicate_share: float | None = 0.05
     max_longer_chosen_share: float | None = None
+    max_ending_deviation: float | None = None
+    max_unfinished_share: float | None = None
     min_on_policy_share: float | None = None
     max_unscored_share: float | None = 0.5
     min_judge_agreement: float | None = None
@@ -45,10 +47,14 @@ class GateResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """What is to be published: its pairs, and the health of who labelled them (`judge_health`; null for labels that came with the data)."""
+    """What is to be published: its pairs, and the health of who labelled them, a judge (`judge_health`) or searches (`search_health`).
+
+    Both are null where the labels came with the data.
+    """
 
     pairs: pl.DataFrame
     health: Mapping[str, Any] | None = None
+    search: Mapping[str, Any] | None = None
 
     @property
     def judge(self) -> Mapping[str, Any] | None:
@@ -80,12 +86,37 @@ def max_longer_chosen_share(candidate: Candidate, bound: float) -> GateResult:
     return _at_most("max_longer_chosen_share", longer, bound, "pairs of unequal length prefer the longer side")
 
 
+def max_ending_deviation(candidate: Candidate, bound: float) -> GateResult:
+    """Of the pairs in which one side alone ends the answer, the share in which that is the chosen one.
+
+    Far from 1/2, a model learns when to stop rather than how to go on.
+    """
+    name = "max_ending_deviation"
+    if "chosen_terminal" not in candidate.pairs.columns:
+        return _not_applicable(name, bound, "the pairs are no steps")
+    apart = candidate.pairs.filter(pl.col("chosen_terminal") != pl.col("rejected_terminal"))
+    figure = share(int(apart["chosen_terminal"].sum()), apart.height)
+    return _deviation(name, figure, bound, "pairs of which one side ends the answer prefer that side")
+
+
+def max_unfinished_share(candidate: Candidate, bound: float) -> GateResult:
+    """Trees that a cap ended before they were done."""
+    if not candidate.search:
+        return _not_applicable("max_unfinished_share", bound, "nothing was searched")
+    finished = candidate.search["finished"]
+    figure = share(finished["n"] - finished["hits"], finished["n"])
+    return _at_most("max_unfinished_share", figure, bound, "trees were ended before they were done")
+
+
 def min_on_policy_share(candidate: Candidate, bound: float) -> GateResult:
     on_policy = share(int(candidate.pairs["on_policy"].fill_null(False).sum()), candidate.pairs.height)
     return _at_least("min_on_policy_share", on_policy, bound, "pairs are on-policy on both sides")
 
 
 def max_unscored_share(candidate: Candidate, bound: float) -> GateResult:
+    """Verdicts without a result, or the answers of searched trees that could not be graded."""
+    if candidate.search:
+        return _at_most("max_unscored_share", candidate.search["ungraded"], bound, "answers could not be graded")
     if not candidate.health:
         return _not_applicable("max_unscored_share", bound, "the labels came with the data")
     return _at_most("max_unscored_share", candidate.health["unscored"], bound, "verdicts are unscored")
@@ -114,18 +145,15 @@ def max_judge_first_deviation(candidate: Candidate, bound: float) -> GateResult:
     name = "max_judge_first_deviation"
     if not candidate.judge or candidate.judge["protocol"] != "pairwise":
         return _not_applicable(name, bound, "no model judged pairs")
-    first = candidate.judge["first"]
-    if first["share"] is None:
-        return _not_applicable(name, bound, "no presentation names a side")
-    figure = abs(first["share"] - 0.5)
-    detail = f"{_counted(first, 'presentations name the first shown')}; at most {bound:.1%} away from 50.0%"
-    return GateResult(name=name, figure=figure, bound=bound, passed=figure <= bound, detail=detail)
+    return _deviation(name, candidate.judge["first"], bound, "presentations name the first shown")
 
 
 GATES: Mapping[str, Gate] = {
     "min_pairs": min_pairs,
     "max_duplicate_share": max_duplicate_share,
     "max_longer_chosen_share": max_longer_chosen_share,
+    "max_ending_deviation": max_ending_deviation,
+    "max_unfinished_share": max_unfinished_share,
     "min_on_policy_share": min_on_policy_share,
     "max_unscored_share": max_unscored_share,
     "min_judge_agreement": min_judge_agreement,
@@ -173,6 +201,14 @@ def _at_least(name: str, figure: Mapping[str, Any], bound: float, what: str) -> 
         return _not_applicable(name, bound, "there is nothing to count")
     detail = f"{_counted(figure, what)}; at least {bound:.1%}"
     return GateResult(name=name, figure=figure["share"], bound=bound, passed=figure["share"] >= bound, detail=detail)
+
+
+def _deviation(name: str, figure: Mapping[str, Any], bound: float, what: str) -> GateResult:
+    if figure["share"] is None:
+        return _not_applicable(name, bound, "there is nothing to count")
+    away = abs(figure["share"] - 0.5)
+    detail = f"{_counted(figure, what)}; at most {bound:.1%} away from 50.0%"
+    return GateResult(name=name, figure=away, bound=bound, passed=away <= bound, detail=detail)
 
 
 def _not_applicable(name: str, bound: float, why: str) -> GateResult:

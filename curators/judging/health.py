@@ -95,11 +95,16 @@ MEASURES = {
 
 def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The health as a table to read: measure, count, share and interval in percent; a share of nothing is left out."""
-    shares = ((what, health[name]) for name, what in MEASURES.items() if name in health and health[name]["n"])
-    rows = [_line(what, f"{s['hits']} of {s['n']}", f"{s['share']:.1%}", f"{s['low']:.1%} to {s['high']:.1%}") for what, s in shares]
+    rows = share_rows(health, MEASURES)
     if health["label_mass"] is not None:
         rows.append(_line("mean probability of the labels together", "", f"{health['label_mass']:.3f}", ""))
     return rows
+
+
+def share_rows(health: Mapping[str, Any], measures: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The shares of a health by what each says, in that order."""
+    shares = ((what, health[name]) for name, what in measures.items() if name in health and health[name]["n"])
+    return [_line(what, f"{s['hits']} of {s['n']}", f"{s['share']:.1%}", f"{s['low']:.1%} to {s['high']:.1%}") for what, s in shares]
 
 
 def _line(measure: str, count: str, share: str, interval: str) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from curators.engines.base import digest
-from curators.pairs import assistant_turn, split_of, unit_hash
+from curators.funnel import Funnel
+from curators.pairs import KEPT, assistant_turn, split_of, unit_hash
 from curators.schema import STEP_PAIRS, check, frame
 from curators.stepsearch.smoothing import smoothing
 
@@ -73,6 +75,30 @@ def answer_pairs(prompts: pl.DataFrame, nodes: pl.DataFrame, *, config: StepPair
             rows[-1] |= {"kind": "response", "pair_policy": "right_vs_wrong", "alpha": 0.0, "alpha_mode": "none", "parent_id": None}
             rows[-1]["pair_id"] = digest("response", *(rows[-1][name] for name in ("prompt", "chosen", "rejected")))
     return frame(rows, STEP_PAIRS).sort("prompt_id", "pair_id")
+
+
+def answer_funnel(prompts: pl.DataFrame, nodes: pl.DataFrame, pairs: pl.DataFrame) -> Funnel:
+    """What became of every prompt in `answer_pairs`.
+
+    The reasons: `no_answer`, `no_right`, `no_wrong`, and `injected`, where all answers of one kind begin with what was injected.
+    """
+    prompts = check(prompts, "prompts").filter(pl.col("state") == "ok").select("prompt_id")
+    graded = nodes.filter(pl.col("terminal") & (pl.col("outcome").fill_null(0) != 0) & (pl.col("state") == "ok"))
+    kinds = graded.group_by("prompt_id").agg(right=(pl.col("outcome") > 0).any(), wrong=(pl.col("outcome") < 0).any())
+    fates = prompts.join(kinds, on="prompt_id", how="left").select(
+        pl.when(pl.col("prompt_id").is_in(pairs["prompt_id"].unique().implode()))
+        .then(pl.lit(KEPT))
+        .when(pl.col("right").is_null())
+        .then(pl.lit("no_answer"))
+        .when(~pl.col("right"))
+        .then(pl.lit("no_right"))
+        .when(~pl.col("wrong"))
+        .then(pl.lit("no_wrong"))
+        .otherwise(pl.lit("injected"))
+        .alias("fate")
+    )["fate"]
+    dropped = Counter(fates.to_list())
+    return Funnel(stage="answer_pairs", unit="prompts", n_in=fates.len(), n_kept=dropped.pop(KEPT, 0), dropped=dropped)
 
 
 def _asked(prompts: pl.DataFrame) -> dict[str, Row]:

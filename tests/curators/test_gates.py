@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
 from typing import Any
 
@@ -12,6 +13,7 @@ from curators.gates import GATES, Candidate, GateBounds, GateResult, check_gates
 from curators.judging.health import judge_health
 from curators.judging.verdicts import verdicts
 from curators.schema import JUDGMENTS, PAIRS, frame
+from curators.stepsearch.health import search_health
 
 OFF: dict[str, Any] = {field.name: None for field in fields(GateBounds)}
 
@@ -77,6 +79,35 @@ def test_a_judge_that_names_the_first_always_is_refused_with_its_figures() -> No
     assert "60 of 60 pairs change their winner with the order shown (100.0%, 95% interval 94.0% to 100.0%); at most 50.0%" in message
     assert "120 of 120 presentations name the first shown (100.0%" in message
     assert message.startswith("refused by 2 of 5 gates")
+
+
+def steps(*ends: tuple[bool, bool]) -> pl.DataFrame:
+    """Pairs of steps, by whether chosen and rejected end the answer."""
+    rows = pl.concat([pairs((f"a{i}", f"b{i}")) for i in range(len(ends))])
+    return rows.with_columns(chosen_terminal=pl.Series([c for c, _ in ends]), rejected_terminal=pl.Series([r for _, r in ends]))
+
+
+def test_steps_whose_better_side_is_the_one_that_ends_the_answer_teach_to_stop() -> None:
+    candidate = Candidate(pairs=steps(*[(True, False)] * 3, (False, True), (True, True), (False, False)))
+    result = only("max_ending_deviation", candidate, 0.2)
+    assert (result.figure, result.passed) == (pytest.approx(0.25), False)
+    assert "3 of 4 pairs of which one side ends the answer prefer that side (75.0%" in result.detail
+    assert only("max_ending_deviation", candidate, 0.3).passed
+    assert only("max_ending_deviation", Candidate(pairs=steps((True, True))), 0).detail == "not applicable: there is nothing to count"
+    assert only("max_ending_deviation", Candidate(pairs=pairs(("a", "b"))), 0).detail == "not applicable: the pairs are no steps"
+
+
+def test_searches_are_held_to_their_ends_and_their_grades() -> None:
+    counts = Counter(trees=10, trees_finished=7, answers=20, graded=8, ungraded=12)
+    candidate = Candidate(pairs=pairs(("a", "b")), search=search_health(counts, judge="verifier:v@1"))
+    unfinished = only("max_unfinished_share", candidate, 0.2)
+    assert (unfinished.figure, unfinished.passed) == (pytest.approx(0.3), False)
+    assert "3 of 10 trees were ended before they were done" in unfinished.detail
+    assert only("max_unfinished_share", candidate, 0.3).passed
+    ungraded = only("max_unscored_share", candidate, 0.5)
+    assert (ungraded.figure, ungraded.passed) == (pytest.approx(0.6), False)
+    assert "12 of 20 answers could not be graded" in ungraded.detail
+    assert only("max_unfinished_share", Candidate(pairs=pairs(("a", "b"))), 0).detail == "not applicable: nothing was searched"
 
 
 def test_agreement_with_the_gold() -> None:

@@ -24,7 +24,7 @@ from curators.stepsearch.smoothing import smoothing
 from curators.stepsearch.step import Step
 from curators.stepsearch.toys import t1, t2, wild
 from curators.stepsearch.tree import Expander, Tree, search, simulate
-from curators.stepsearch.writing import answer_pairs
+from curators.stepsearch.writing import answer_funnel, answer_pairs
 
 PROMPT = make_prompt("How many sea animals are there?")
 
@@ -249,6 +249,19 @@ def test_whole_answers_of_the_same_tree() -> None:
     assert pairs["chosen"].str.contains(r'"\d \d \d "').all()
     assert answer_pairs(frame([PROMPT], PROMPTS), nodes, config=StepPairConfig(max_per_prompt=2)).height == 2
     assert answer_pairs(frame([PROMPT], PROMPTS), nodes_of(searched(four(injected=True))), config=StepPairConfig()).height == 0
+
+
+def test_every_prompt_without_a_pair_of_whole_answers_has_its_reason() -> None:
+    def ends(*outcomes: float | None, injected: bool = False) -> Expander:
+        return lambda tree, node: [Step(text=str(i), terminal=True, outcome=o, injected=injected) for i, o in enumerate(outcomes)]
+
+    trees = [ends(1, -1), ends(1), ends(-1), ends(None), ends(1, -1, injected=True)]
+    prompts = [make_prompt(f"What is {i}?") for i in range(len(trees) + 1)] + [{**PROMPT, "state": "duplicate"}]
+    nodes = pl.concat([nodes_of(searched(tree, simulations=4), prompt=prompt) for prompt, tree in zip(prompts, trees, strict=False)])
+    pairs = answer_pairs(frame(prompts, PROMPTS), nodes, config=StepPairConfig())
+    funnel = answer_funnel(frame(prompts, PROMPTS), nodes, pairs)
+    assert (funnel.n_in, funnel.n_kept) == (6, 1)
+    assert funnel.dropped == {"no_wrong": 1, "no_right": 1, "no_answer": 2, "injected": 1}
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.floats(0, 5), st.floats(0, 5))

@@ -1,0 +1,71 @@
+"""How searches went: whether they came to their end, found answers of both kinds, and what their samples were good for.
+
+Counts are additive, so that trees may come in parts. Every share has its Wilson interval, as in a judge's health.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import polars as pl
+
+from curators.engines.base import ErrorKind
+from curators.judging.health import share
+from curators.schema import check
+
+MEASURES = {
+    "finished": "trees searched to their end",
+    "solved": "trees with a right answer",
+    "mixed": "trees with right and wrong answers",
+    "right": "graded answers that are right",
+    "ungraded": "answers that could not be graded",
+    "truncated": "answers that were cut off",
+    "repeated": "samples that say what a sibling says",
+    "failed": "samples whose request failed",
+}
+"""What each share says, in the order to read them."""
+
+_SHARES = {
+    "finished": ("trees_finished", "trees"),
+    "solved": ("trees_solved", "trees"),
+    "mixed": ("trees_mixed", "trees"),
+    "right": ("right", "graded"),
+    "ungraded": ("ungraded", "answers"),
+    "truncated": ("truncated", "endings"),
+    "repeated": ("repeated", "samples"),
+    "failed": ("failed", "samples"),
+}
+
+
+def search_counts(nodes: pl.DataFrame) -> Counter[str]:
+    """What stands in the trees of `nodes`, each whole. An answer is a step that ends one; an ending is that, or a step that was cut off."""
+    nodes = check(nodes, "nodes")
+    trees, steps = nodes.filter(pl.col("parent_id").is_null()), nodes.filter(pl.col("parent_id").is_not_null())
+    solved, missed = trees["n_correct"] > 0, trees["n_wrong"] > 0
+    states = Counter(steps["state"].to_list())
+    ended = steps.filter(pl.col("terminal") & (pl.col("state") != "truncated"))
+    graded = ended["outcome"].drop_nulls()
+    answers = ended.height + states["verifier_error"]
+    return Counter(
+        nodes=nodes.height,
+        trees=trees.height,
+        trees_finished=int((trees["tree_state"] == "finished").sum()),
+        trees_solved=int(solved.sum()),
+        trees_mixed=int((solved & missed).sum()),
+        answers=answers,
+        graded=graded.len(),
+        ungraded=answers - graded.len(),
+        right=int((graded > 0).sum()),
+        truncated=states["truncated"],
+        endings=answers + states["truncated"],
+        samples=steps.height,
+        repeated=states["duplicate"],
+        failed=sum(states[kind] for kind in get_args(ErrorKind)),
+    )
+
+
+def search_health(counts: Mapping[str, int], *, judge: str | None) -> dict[str, Any]:
+    """The health of searches as JSON carries it; every share is `{n, hits, share, low, high}`. `judge`: who graded the answers."""
+    return {"judge": judge, **{name: share(counts[hits], counts[of]) for name, (hits, of) in _SHARES.items()}}

@@ -6,6 +6,7 @@
 Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290) with the term of RPO (Liu et al. 2024, arXiv:2405.16436), without
 which DPO may lower the probability of both answers. `label_smoothing` selects the loss of robust DPO (Chowdhury et al. 2024,
 arXiv:2403.00409): TRL's ordinary loss ignores that field. The reference is the policy as it came, its log-probabilities computed once.
+Rows of the view `step` bring an α of their own and steps that do not end the answer: `pipelines.training.steps`.
 
 It trains every weight on one device: 32-bit on a CPU, bfloat16 autocast over 32-bit weights on a GPU. Adapters, several GPUs and
 resuming are deliberately not here: they are what `train.command` is for. Imports of torch and TRL (seconds) happen inside functions.
@@ -45,11 +46,12 @@ def train(dataset: Dataset, policy: str, out: Path, params: DpoParams, *, emit: 
     Args:
         dataset: columns `prompt`, `chosen`, `rejected`, and where present `tools` and `chat_template_kwargs`, as the view `dpo` gives them:
             turns with nothing but role and text, or JSON. (As Arrow structs every turn would have every key, with null, and a template
-            that asks `is defined` would render other tokens.)
+            that asks `is defined` would render other tokens.) Or rows of the view `step`.
         about: one line for the model card: which data.
 
     Raises:
-        CurationError: no pair is left under `max_length`, or the loss stopped being a finite number.
+        CurationError: no pair is left under `max_length`, the loss stopped being a finite number, or the pairs are of a view that this
+            trainer cannot end rightly.
     """
     begun = time.monotonic()
     trainer, params = prepare(dataset, policy, out, params, emit=emit)
@@ -78,6 +80,8 @@ def prepare(dataset: Dataset, policy: str, out: Path, params: DpoParams, *, emit
     from transformers.trainer_callback import PrinterCallback
     from trl.trainer.dpo_trainer import DPOTrainer
 
+    from pipelines.training.steps import StepDPOTrainer, is_steps
+
     if params.threads is not None:
         torch.set_num_threads(params.threads)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
@@ -96,14 +100,29 @@ def prepare(dataset: Dataset, policy: str, out: Path, params: DpoParams, *, emit
         if on_gpu and torch.cuda.is_bf16_supported()
         else "float32",
     )
-    if not any(_prompt_length(row, tokenizer) < params.max_length for row in dataset):
+    steps = is_steps(dataset)
+    if steps:
+        _check_steps(dataset, params)
+    elif not any(_prompt_length(row, tokenizer) < params.max_length for row in dataset):
         raise CurationError(f"none of {len(dataset)} pairs has a prompt below {params.max_length} tokens; raise train.params.max_length")
     progress = TrainerCallback()
     progress.on_log = _on_log(emit)  # type: ignore[method-assign]
     arguments = _arguments(params, out / "trainer", on_gpu=on_gpu)
-    trainer = DPOTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer, callbacks=[progress])
+    trainer = (StepDPOTrainer if steps else DPOTrainer)(
+        model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer, callbacks=[progress]
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer, params
+
+
+def _check_steps(dataset: Dataset, params: DpoParams) -> None:
+    """Refuse what would train on something else than asked."""
+    if params.label_smoothing:
+        raise CurationError(
+            f"train.params.label_smoothing is {params.label_smoothing}, but rows of the view `step` have one of their own; leave it out"
+        )
+    if not isinstance(dataset[0]["chosen"], str):
+        raise CurationError("these rows are of the view `step-dpo`, for other trainers; the built-in one takes the view `step`")
 
 
 def _prompt_length(row: Mapping[str, Any], tokenizer: Any) -> int:

@@ -163,7 +163,7 @@ def sql(query: str, lake: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--view", required=True, help="prompt-only, sft, dpo, reward, kto or group.")
+@click.option("--view", required=True, help="A training format: dpo, step, stepwise …, see docs/views.md.")
 @click.option("--to", "target", required=True, help="Directory to write.")
 @click.option("--form", type=click.Choice(["conversational", "standard"]), default="conversational", show_default=True)
 @click.option("--format", "kind", type=click.Choice(["duckdb", "parquet", "jsonl"]), default="duckdb", show_default=True)

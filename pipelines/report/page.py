@@ -144,13 +144,13 @@ def _example(pair: Mapping[str, Any], release: Release) -> str:
     margin = "unknown" if pair["margin"] is None else f"{pair['margin']:.3g}"
     about = f"<p class=meta>{escape(pair['pair_id'])} · margin {margin} · {escape(pair['split'])}</p>"
     return (
-        f'<div class="pair">{about}<pre>{_turns(pair["prompt"])}</pre>'
-        f'<div class="sides"><div class="chosen"><p class=meta>chosen</p><pre>{_turns(pair["chosen"])}</pre></div>'
-        f'<div class="rejected"><p class=meta>rejected</p><pre>{_turns(pair["rejected"])}</pre></div></div>{judged}</div>'
+        f'<div class="pair">{about}<pre>{turns_text(pair["prompt"])}</pre>'
+        f'<div class="sides"><div class="chosen"><p class=meta>chosen</p><pre>{turns_text(pair["chosen"])}</pre></div>'
+        f'<div class="rejected"><p class=meta>rejected</p><pre>{turns_text(pair["rejected"])}</pre></div></div>{judged}</div>'
     )
 
 
-def _turns(messages: str) -> str:
+def turns_text(messages: str) -> str:
     """Chat turns as text: one turn bare, several under their roles; what is not text as JSON."""
     turns = json.loads(messages)
     texts = [

@@ -37,9 +37,9 @@ class ProgressArtifact:
         self._id = artifact_id
 
     @classmethod
-    async def create(cls, dataset: str) -> ProgressArtifact:
+    async def create(cls, dataset: str, description: str) -> ProgressArtifact:
         key = f"{dataset}-progress".replace("_", "-")
-        return cls(await acreate_progress_artifact(progress=0.0, key=key, description="prompts sampled and judged"))
+        return cls(await acreate_progress_artifact(progress=0.0, key=key, description=description))
 
     async def update(self, done: int, total: int) -> None:
         await aupdate_progress_artifact(artifact_id=self._id, progress=100.0 * done / max(total, 1))

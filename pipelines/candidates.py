@@ -1,12 +1,12 @@
-"""The candidate version of a run: from its facts to pairs, figures and gates, and from there into the lake.
+"""The candidate version of a run: its prompts read, its pairs weighed by the gates, and what passes published.
 
-Shared by every flow that ends in a published version. Everything here is synchronous; the tasks run it in a thread.
+Shared by every flow that ends in a published version. Where the pairs come from is `judged_pairs` and `tree_pairs`. Everything here
+is synchronous; the tasks run it in a thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,11 @@ from typing import Any
 import polars as pl
 
 from curators.errors import SchemaError
-from curators.funnel import Funnel, count_states
+from curators.funnel import count_states
 from curators.gates import Candidate, GateBounds, check_gates
-from curators.judging.health import judge_health
-from curators.judging.verdicts import VerdictConfig, final_judgments, group_scores, verdicts
-from curators.pairs import PairConfig, build_pairs
 from curators.sampling import bad_prompt, mark_duplicates, prompt_of
 from curators.schema import GENERATIONS, JUDGMENTS, PROMPTS, frame
-from pipelines.config import CurateConfig, login_name
+from pipelines.config import PromptsConfig, login_name
 from pipelines.runs import Run, code_digest
 from storage import Release
 from storage import publish as publish_version
@@ -32,7 +29,7 @@ from storage.files import read_rows
 def read_prompts(run: Run) -> dict[str, int]:
     """The prompt file → `prompts.parquet`, bad and repeated rows included with their states."""
     config = run.config
-    assert isinstance(config, CurateConfig)
+    assert isinstance(config, PromptsConfig)
     name = Path(config.prompts).name
     rows = mark_duplicates(prompt_row(row, name) for row in islice(read_rows(config.prompts), config.limit))
     prompts = frame(rows, PROMPTS)
@@ -52,81 +49,16 @@ def prompt_row(row: Any, file: str) -> dict[str, Any]:
     return prompt_of(row.row, source=source)
 
 
-def build(run: Run) -> dict[str, int]:
-    """Facts of the run's shards → `pairs.parquet` and the run's figures."""
-    config = run.config
-    assert isinstance(config, CurateConfig)
-    prompts = run.read("prompts").filter(pl.col("state") == "ok")
-    generations = run.read_shards("generations", GENERATIONS)
-    judgments = run.read_shards("judgments", JUDGMENTS)
-    labelling, gold = _by_role(run, config, judgments)
-    usable = ("ok", "truncated") if config.sampling.use_truncated else ("ok",)
-    both_orders = config.judge.both_orders if config.judge else False
-    run.figures.funnels = [
-        *run.figures.funnels[:1],
-        count_states(generations, stage="sample", unit="generations", kept=usable),
-        count_states(final_judgments(labelling), stage="judge", unit="judgments"),
-    ]
-    if gold is not None:
-        run.figures.funnels.append(count_states(final_judgments(gold), stage="gold", unit="judgments"))
-    pairing = PairConfig(
-        pair_policy=config.pairs.policy,
-        min_margin=config.pairs.min_margin,
-        max_per_prompt=config.pairs.max_per_prompt,
-        policy=run.fingerprints["policy"],
-        seed=run.seed,
-        test_share=config.pairs.test_share,
-        use_truncated=config.sampling.use_truncated,
-    )
-    return decide(run, Facts(prompts, generations, labelling, gold), pairing, VerdictConfig(both_orders=both_orders))
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The facts that a candidate is made of. `labelling`: judgments of the one judge that labels; `gold`: a verifier's, or none."""
-
-    prompts: pl.DataFrame
-    generations: pl.DataFrame
-    labelling: pl.DataFrame
-    gold: pl.DataFrame | None
-
-
-def decide(run: Run, facts: Facts, pairing: PairConfig, reading: VerdictConfig) -> dict[str, int]:
-    """Verdicts, scores, pairs, health and gates; the pairs go into the run's directory, the rest into its figures."""
-    found = verdicts(facts.labelling, reading)
-    scores = group_scores(found, facts.generations, facts.labelling)
-    judge = facts.labelling["judge"].unique().to_list()
-    pairs, funnels = build_pairs(
-        facts.prompts, facts.generations, scores, verdicts=found, label_source=judge[0] if judge else None, config=pairing
-    )
+def weigh(run: Run, pairs: pl.DataFrame, counts: Mapping[str, int]) -> dict[str, int]:
+    """The gates' results of a candidate and its counts into the run's figures, its pairs into the run's directory."""
     figures = run.figures
-    figures.funnels += [_verdict_funnel(found), *funnels]
-    figures.health = judge_health(facts.labelling, found, generations=facts.generations, gold=facts.gold) if pairing.policy else None
-    figures.gates = check_gates(Candidate(pairs=pairs, health=figures.health), GateBounds(**run.config.gates.model_dump()))
-    figures.on_policy_share = int(pairs["on_policy"].sum()) / pairs.height if pairs.height and pairing.policy else None
-    figures.counts = {
-        "prompts": facts.prompts.height,
-        "generations": facts.generations.height,
-        "judgments": facts.labelling.height + (facts.gold.height if facts.gold is not None else 0),
-        "pairs": pairs.height,
-    }
+    candidate = Candidate(pairs=pairs, health=figures.health, search=figures.search)
+    figures.gates = check_gates(candidate, GateBounds(**run.config.gates.model_dump()))
+    figures.counts = {**counts, "pairs": pairs.height}
+    known = pairs["on_policy"].drop_nulls()
+    figures.on_policy_share = int(known.sum()) / pairs.height if known.len() else None
     run.write("pairs", pairs)
     return figures.counts
-
-
-def _by_role(run: Run, config: CurateConfig, judgments: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """The labels' judgments and the gold's: a model judge labels where there is one, and the verifier is then its gold."""
-    if config.judge is None:
-        return judgments, None
-    by_model = pl.col("protocol") != "verifier"
-    gold = judgments.filter(~by_model)
-    return judgments.filter(by_model), gold if config.verifier else None
-
-
-def _verdict_funnel(found: pl.DataFrame) -> Funnel:
-    counts: dict[str, int] = dict(found["verdict"].value_counts().rows())
-    decided = sum(counts.pop(side, 0) for side in ("a", "b"))
-    return Funnel(stage="verdicts", unit="compared pairs", n_in=found.height, n_kept=decided, dropped=counts)
 
 
 OWN_FACTS = {"generations": ["policy", "sampling", "seed"], "judgments": ["judge", "rubric_digest", "sampling"]}
@@ -135,15 +67,18 @@ OWN_FACTS = {"generations": ["policy", "sampling", "seed"], "judgments": ["judge
 
 def publish(run: Run) -> dict[str, Any]:
     """Every fact into the lake, also of a refused candidate: it was paid for. The pairs only when all gates pass."""
-    own: dict[str, pl.DataFrame] = {}
+    own: dict[str, pl.DataFrame | str] = {}
     for table, data in _facts(run):
-        run.lake.append(table, data, commit_id=f"{run.key}/{table}", replacing="reference" if table == "prompts" else None)
+        if data.height:
+            run.lake.append(table, data, commit_id=f"{run.key}/{table}", replacing="reference" if table == "prompts" else None)
         own |= {table: data.select(OWN_FACTS[table]).unique()} if table in OWN_FACTS else {}
     if run.figures.refusal is None:
+        pairs = run.read("pairs")
+        own["nodes"] = "tree_id" if "tree_id" in pairs.columns else pl.DataFrame(schema={"tree_id": pl.String})
         release = publish_version(
             run.lake,
             run.config.dataset,
-            run.read("pairs"),
+            pairs,
             manifest=manifest(run),
             author=run.config.author or login_name(),
             commit_id=run.key,
@@ -197,6 +132,7 @@ def manifest(run: Run) -> Mapping[str, Any]:
         "judge": run.fingerprints.get("judge"),
         "funnel": [funnel.as_dict() for funnel in figures.funnels],
         "health": figures.health,
+        "search": figures.search,
         "gates": [gate.as_dict() for gate in figures.gates],
         "counts": figures.counts,
         "on_policy_share": figures.on_policy_share,

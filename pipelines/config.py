@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 DATASET_NAME = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -61,6 +72,9 @@ class JudgeConfig(EngineConfig):
     max_tokens: int = Field(4096, ge=1)
 
 
+JudgeField = Annotated[JudgeConfig, BeforeValidator(_spec)]
+
+
 class PairsConfig(Strict):
     policy: Literal["best_vs_worst", "best_vs_random", "all_pairs"] = "best_vs_worst"
     min_margin: float = Field(0.0, ge=0, description="smallest score difference of a pair")
@@ -74,6 +88,10 @@ class GatesConfig(Strict):
     min_pairs: int | None = 1
     max_duplicate_share: float | None = Field(0.05, ge=0, le=1)
     max_longer_chosen_share: float | None = Field(None, ge=0, le=1)
+    max_ending_deviation: float | None = Field(
+        None, ge=0, le=0.5, description="|share of chosen among the sides that alone end the answer - 1/2|"
+    )
+    max_unfinished_share: float | None = Field(None, ge=0, le=1, description="of searched trees")
     min_on_policy_share: float | None = Field(None, ge=0, le=1)
     max_unscored_share: float | None = Field(0.5, ge=0, le=1)
     min_judge_agreement: float | None = Field(None, ge=0, le=1, description="with the gold verifier, on decidable pairs")
@@ -95,7 +113,6 @@ class RunConfig(Strict):
     lake: str | None = Field(None, description="directory of the lake; null: PAIRMILL_LAKE, else ./lake")
     tag: str | None = Field(None, description="tag to move to the published version, such as prod")
     author: str | None = Field(None, description="null: the user's login name")
-    pairs: PairsConfig = PairsConfig()
     gates: GatesConfig = GatesConfig()
 
     @property
@@ -103,21 +120,27 @@ class RunConfig(Strict):
         return Path(self.lake or default_lake())
 
 
-class CurateConfig(RunConfig):
-    """prompts → generations → judgments → verdicts → pairs → gates → a published version."""
+class PromptsConfig(RunConfig):
+    """A run that asks a policy about prompts, shard by shard."""
 
     prompts: str = Field(description="a .jsonl[.gz], .parquet or .csv file with `prompt` or `messages`, and `reference` where there is one")
     limit: int | None = Field(None, ge=1, description="take the first rows only")
     policy: EngineField
+    seed: int | Literal["scheduled-date"] = 0
+    shard_prompts: int = Field(256, ge=1, description="prompts of one task")
+    concurrent_shards: int = Field(4, ge=1)
+    caps: CapsConfig = CapsConfig()
+
+
+class CurateConfig(PromptsConfig):
+    """prompts → generations → judgments → verdicts → pairs → gates → a published version."""
+
     sampling: SamplingConfig = SamplingConfig()
     judge: JudgeField | None = Field(None, description="a model judge; null: the verifier labels")
     verifier: str | None = Field(
         None, description="a shipped check or module:function; the label maker without a judge, else the judge's gold"
     )
-    seed: int | Literal["scheduled-date"] = 0
-    shard_prompts: int = Field(256, ge=1, description="prompts of one task")
-    concurrent_shards: int = Field(4, ge=1)
-    caps: CapsConfig = CapsConfig()
+    pairs: PairsConfig = PairsConfig()
 
     @model_validator(mode="after")
     def _someone_labels(self) -> CurateConfig:
@@ -133,6 +156,102 @@ class ImportConfig(RunConfig):
     columns: dict[str, str] = Field(default_factory=dict, description="target = source; see docs/import.md")
     source: str | None = Field(None, description="who wrote and judged the rows; null: the dataset's name")
     limit: int | None = Field(None, ge=1)
+    pairs: PairsConfig = PairsConfig()
+
+
+class SearchPresetConfig(Strict):
+    """How a tree is searched: a preset, and what is to be other than in it. Null: as in the preset.
+
+    `curators.stepsearch.config` explains.
+    """
+
+    preset: Literal["default", "paper", "ref"] = "default"
+    simulations: PositiveInt | None = Field(None, description="before each commit to a step")
+    root_multiplier: PositiveInt | None = Field(None, description="times as many before the first")
+    first_children: PositiveInt | None = Field(None, description="steps sampled below the prompt")
+    children: PositiveInt | None = Field(None, description="steps sampled below every other node")
+    depth_limit: PositiveInt | Literal["unlimited"] | None = Field(None, description="steps below the current root")
+    max_depth: PositiveInt | Literal["unlimited"] | None = Field(None, description="steps of an answer")
+    c_puct: NonNegativeFloat | None = None
+    gamma: Annotated[float, Field(ge=0, le=1)] | None = None
+    prior_mode: Literal["sibling_softmax", "ref", "paper"] | None = None
+    length_power: float | None = None
+    prior_temperature: PositiveFloat | None = None
+    backup_weights: Literal["visits", "at_least_one"] | None = None
+    root_visits: Literal[1, 2] | None = None
+    tie_rule: Literal["prior", "index"] | None = None
+    commit_rule: Literal["visits_range", "visits", "q"] | None = None
+    virtual_loss: NonNegativeFloat | None = None
+    truncated_outcome: float | Literal["ungraded"] | None = Field(None, description="of an answer that was cut off")
+    adjustments: Literal["none", "ref"] | None = None
+
+
+def _pattern(text: str | None) -> str | None:
+    try:
+        re.compile(text or "")
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from error
+    return text
+
+
+class StepSamplingConfig(Strict):
+    """How the steps below a node are sampled and answers recognised."""
+
+    delimiter: str = Field("\n", min_length=1, description="ends a step, and is part of it")
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(128, ge=1, description="of one step")
+    answer: Annotated[str | None, AfterValidator(_pattern)] = Field(
+        None, description="a step in which this regular expression is found ends the answer; null: only the model's own end does"
+    )
+    right_from: float = Field(1.0, description="the verifier's score from which an answer is right")
+    in_flight: int = Field(1, ge=1, description="simulations of one tree at a time; with 1 the tree does not depend on timing")
+
+
+class TreeLimitsConfig(Strict):
+    """Where one tree ends with what there is; null: nowhere. Answers from the ledger count."""
+
+    calls: int | None = Field(None, ge=1)
+    tokens: int | None = Field(None, ge=1, description="sampled ones")
+    seconds: float | None = Field(None, gt=0)
+    verifier_timeout_s: float = Field(60.0, gt=0, description="for the answers of one request")
+
+
+class TreePairsConfig(Strict):
+    """Which pairs are made of the trees: a preset, and what is to be other than in it. Null: as in the preset.
+
+    `curators.stepsearch.extraction` explains. Of kind `response` only `max_per_prompt`, `use_unfinished` and `test_share` count.
+    """
+
+    kind: Literal["step", "response"] = Field("step", description="sibling steps, or whole answers of the same trees as a baseline")
+    preset: Literal["default", "paper", "ref"] = "default"
+    use_unfinished: bool = Field(True, description="may a tree that a cap ended early give pairs?")
+    parents: Literal["all", "path"] | None = None
+    rejected: Literal["lowest_q", "second_best", "random_nonbest", "hardest"] | None = None
+    label_value: Literal["q", "w_mean", "w_max"] | None = None
+    min_gap: NonNegativeFloat | None = None
+    min_visits: Annotated[int, Field(ge=0)] | None = None
+    require_outcomes: bool | None = None
+    signs_agree: bool | None = None
+    allow_injected: bool | None = None
+    solved_only: bool | None = None
+    max_per_parent: PositiveInt | None = None
+    max_per_prompt: PositiveInt | Literal["unlimited"] | None = None
+    alpha_mode: Literal["visits", "q", "paper", "ref"] | None = None
+    kappa: NonNegativeFloat | None = None
+    tau: PositiveFloat | None = None
+    test_share: float = Field(0.1, ge=0, lt=1, description="share of prompts, by hash of their id")
+
+
+class StepsConfig(PromptsConfig):
+    """prompts → searched trees → pairs of steps → gates → a published version."""
+
+    verifier: str = Field(description="a shipped check or module:function: grades the answers")
+    search: SearchPresetConfig = SearchPresetConfig()
+    steps: StepSamplingConfig = StepSamplingConfig()
+    limits: TreeLimitsConfig = TreeLimitsConfig()
+    pairs: TreePairsConfig = TreePairsConfig()
+    concurrent_trees: int = Field(512, ge=1, description="trees searched at a time, over all shards")
 
 
 class EvaluationConfig(Strict):
@@ -167,10 +286,7 @@ class TrainConfig(Strict):
         return Path(self.lake or default_lake())
 
 
-JudgeField = Annotated[JudgeConfig, BeforeValidator(_spec)]
-CurateConfig.model_rebuild()
-
-FLOW_CONFIGS: dict[str, type[BaseModel]] = {"curate": CurateConfig, "train": TrainConfig, "import": ImportConfig}
+FLOW_CONFIGS: dict[str, type[BaseModel]] = {"curate": CurateConfig, "steps": StepsConfig, "train": TrainConfig, "import": ImportConfig}
 
 
 def default_lake() -> str:

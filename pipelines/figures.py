@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from curators.funnel import Funnel, to_frame
 from curators.gates import GateResult, refusal
-from curators.judging.health import health_rows
+from curators.judging.health import health_rows, share_rows
+from curators.stepsearch.health import MEASURES
 
 
 @dataclass(kw_only=True)
 class Figures:
-    """What a run is judged by: its funnels in order of stage, judge health, gate results, and counts."""
+    """What a run is judged by: its funnels in order of stage, the health of its judge or its searches, gate results, and counts."""
 
     funnels: list[Funnel] = field(default_factory=list)
     health: dict[str, Any] | None = None
+    search: dict[str, Any] | None = None
+    trees: Counter[str] = field(default_factory=Counter)  # how many were `searched` by this process, and how many were `known` before
     gates: list[GateResult] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     on_policy_share: float | None = None
@@ -27,6 +31,9 @@ class Figures:
 
     @property
     def health_rows(self) -> list[dict[str, Any]]:
+        """The health of the judge, or of the searches."""
+        if self.search:
+            return share_rows(self.search, MEASURES)
         return health_rows(self.health) if self.health else []
 
     @property

@@ -3,11 +3,12 @@
 The key decides everything: the same key is the same run, so a published run answers at once, and a killed one finds its calls in
 the ledger and its directory where it left it. Tasks exchange the key; frames wait in the run's directory as Parquet.
 
-    <lake>/runs/<key>/{run.json, prompts.parquet, 0000.generations.parquet, 0000.judgments.parquet, …, pairs.parquet, outcome.json}
+    <lake>/runs/<key>/{prompts.parquet, 00000.generations.parquet, 00000.judgments.parquet, …, pairs.parquet, outcome.json}
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
@@ -24,13 +25,13 @@ from prefect.runtime import flow_run
 
 from curators.engines.base import Engine, digest
 from curators.engines.budget import Budget
-from pipelines.config import CurateConfig, ImportConfig
+from pipelines.config import PromptsConfig, RunConfig
 from pipelines.figures import Figures
 from storage import Lake, Release
 from storage.calls import CallLedger
 
 # What decides a run. Where the lake lies, how fast it may go, who runs it and which tag moves do not change one row.
-NOT_IN_KEY = {"lake", "author", "tag", "shard_prompts", "concurrent_shards"}
+NOT_IN_KEY = {"lake", "author", "tag", "shard_prompts", "concurrent_shards", "concurrent_trees"}
 NOT_IN_ENGINE_KEY = {"engine", "max_concurrency", "timeout_s", "api_key_env", "prompt_usd", "completion_usd", "threads", "share_requests"}
 
 
@@ -40,7 +41,7 @@ class Run:
 
     key: str
     kind: str
-    config: CurateConfig | ImportConfig
+    config: RunConfig
     lake: Lake
     directory: Path
     seed: int = 0
@@ -51,7 +52,8 @@ class Run:
     session: str = ""  # names this process's calls in the ledger
     release: Release | None = None
     figures: Figures = field(default_factory=Figures)
-    done: int = 0
+    done: set[str] = field(default_factory=set)  # ids of the prompts that are through
+    slots: asyncio.Semaphore | None = None  # of trees searched at a time
     on_advance: Callable[[int], None] | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -77,7 +79,9 @@ class Run:
             "refusal": figures.refusal,
             **({"source": figures.source or found["source"]} if figures.source or found.get("source") else {}),
             "health": figures.health or found.get("health"),
+            **({"search": search} if (search := figures.search or found.get("search")) else {}),
             "calls": self.calls(),
+            **({"trees": figures.trees} if figures.trees else {}),
             "seconds": round(time.monotonic() - self.started, 2),
             "run_key": self.key,
         }
@@ -86,11 +90,11 @@ class Run:
         """What this run asked of its engines: samples kept, ledger hits, requests, tokens, dollars."""
         return self.ledger.summary(run_id=self.session) if self.ledger is not None else None
 
-    def advance(self) -> None:
-        """One more prompt is through."""
-        self.done += 1
+    def advance(self, prompt_id: str) -> None:
+        """That prompt is through; a task that is retried may say so again."""
+        self.done.add(prompt_id)
         if self.on_advance is not None:
-            self.on_advance(self.done)
+            self.on_advance(len(self.done))
 
     def path(self, name: str) -> Path:
         return self.directory / name
@@ -107,8 +111,12 @@ class Run:
 
     def read_shards(self, name: str, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
         """The shards' frames of one kind, in order of shard; an empty frame of that schema when there are none."""
-        files = sorted(self.directory.glob(f"[0-9]*.{name}.parquet"))
+        files = self.shards(name)
         return pl.read_parquet(files) if files else pl.DataFrame(schema=dict(schema))
+
+    def shards(self, name: str) -> list[Path]:
+        """The shards' files of one kind, in order of shard."""
+        return sorted(self.directory.glob(f"[0-9]*.{name}.parquet"))
 
     def drop_shards(self) -> None:
         for file in self.directory.glob("[0-9]*.parquet"):
@@ -129,9 +137,7 @@ RUNS: dict[str, Run] = {}
 """The runs that are open in this process, by key: how a task finds its engines and its lake."""
 
 
-def run_key(
-    kind: str, config: CurateConfig | ImportConfig, *, seed: int, fingerprints: Mapping[str, str], inputs: Mapping[str, str]
-) -> str:
+def run_key(kind: str, config: RunConfig, *, seed: int, fingerprints: Mapping[str, str], inputs: Mapping[str, str]) -> str:
     """The identity of a run: what is asked, of which models, on which inputs (name → sha256), by which code."""
     asked = config.model_dump(mode="json", exclude=NOT_IN_KEY)
     for role in fingerprints:
@@ -155,7 +161,7 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def resolved_seed(config: CurateConfig) -> int:
+def resolved_seed(config: PromptsConfig) -> int:
     """The seed itself, or the scheduled date as YYYYMMDD: every night samples anew, a rerun of a night does not."""
     if config.seed != "scheduled-date":
         return config.seed

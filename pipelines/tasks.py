@@ -21,7 +21,7 @@ from curators.judging.protocol import JudgeConfig, judge_group
 from curators.sampling import gather_all, sample_prompt
 from curators.schema import GENERATIONS, JUDGMENTS, frame
 from curators.verifiers import Verifier, load_verifier, verify_group
-from pipelines import candidates, imports
+from pipelines import candidates, imports, judged_pairs
 from pipelines.artifacts import show_outcome, show_table
 from pipelines.config import CurateConfig
 from pipelines.events import emit_published
@@ -36,16 +36,17 @@ def _busy(task: Any, run: Any, state: Any) -> bool:
 PLAIN: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 """A task whose work lands in the run's directory or in the lake: its result is a reference and is kept nowhere else."""
 
-
-@task(
-    name="sample and judge",
-    task_run_name="sample and judge {number}",
-    retries=3,
-    retry_delay_seconds=[5, 20, 60],
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_busy,
+PATIENT: dict[str, Any] = {
     **PLAIN,
-)
+    "retries": 3,
+    "retry_delay_seconds": [5, 20, 60],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _busy,
+}
+"""A task that asks an engine, and asks again when the endpoint was down."""
+
+
+@task(name="sample and judge", task_run_name="sample and judge {number}", **PATIENT)
 async def annotate_shard(key: str, number: int, start: int, stop: int) -> dict[str, int]:
     """Sample and judge the prompts of one shard: each prompt is judged as soon as its own samples are there."""
     run = RUNS[key]
@@ -82,7 +83,7 @@ class Annotator:
             judgments += await judge_group(prompt, generations, self.run.engines["judge"], rubric=self.rubric, config=self.judging)
         if self.verifier is not None:
             judgments += await verify_group(prompt, generations, self.verifier, use_truncated=self.config.sampling.use_truncated)
-        self.run.advance()
+        self.run.advance(prompt["prompt_id"])
         return generations, judgments
 
 
@@ -113,7 +114,7 @@ async def read_prompts(key: str) -> dict[str, int]:
 async def build_candidate(key: str) -> dict[str, int]:
     """Facts → verdicts → scores → pairs, judge health and gates, in the run's directory."""
     run = RUNS[key]
-    return await asyncio.to_thread(candidates.build, run)
+    return await asyncio.to_thread(judged_pairs.build, run)
 
 
 @task(name="publish", **PLAIN)
@@ -129,7 +130,7 @@ async def show_figures(key: str) -> None:
     name, figures = run.config.dataset, run.figures
     await asyncio.gather(
         show_table("funnel", name, figures.funnel_rows, "rows in = rows kept + rows dropped, at every stage"),
-        show_table("health", name, figures.health_rows, "the judge, measured on this run"),
+        show_table("health", name, figures.health_rows, "the judge or the searches, measured on this run"),
         show_table("gates", name, [gate.as_dict() for gate in figures.gates], "what the version had to pass"),
     )
 

@@ -23,7 +23,12 @@ from pipelines.commands.output import one_line_errors
 from pipelines.config import FLOW_CONFIGS
 from pipelines.config_files import load_config, validated
 
-FLOWS = {"curate": "pipelines.flows.curate", "train": "pipelines.flows.train", "import": "pipelines.flows.importing"}
+FLOWS = {
+    "curate": "pipelines.flows.curate",
+    "steps": "pipelines.flows.steps",
+    "train": "pipelines.flows.train",
+    "import": "pipelines.flows.importing",
+}
 EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "refused": 3}
 """By outcome: 0 something is there to use, 3 the gates refused it, 1 a mistake or a fault, 2 wrong usage."""
 

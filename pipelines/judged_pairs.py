@@ -1,0 +1,89 @@
+"""From judgments to a candidate: verdicts, scores, pairs and the judge's health. Flows `curate` and `import`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from curators.funnel import Funnel, count_states
+from curators.judging.health import judge_health
+from curators.judging.verdicts import VerdictConfig, final_judgments, group_scores, verdicts
+from curators.pairs import PairConfig, build_pairs
+from curators.schema import GENERATIONS, JUDGMENTS
+from pipelines.candidates import weigh
+from pipelines.config import CurateConfig
+from pipelines.runs import Run
+
+
+def build(run: Run) -> dict[str, int]:
+    """Facts of the run's shards → `pairs.parquet` and the run's figures."""
+    config = run.config
+    assert isinstance(config, CurateConfig)
+    prompts = run.read("prompts").filter(pl.col("state") == "ok")
+    generations = run.read_shards("generations", GENERATIONS)
+    judgments = run.read_shards("judgments", JUDGMENTS)
+    labelling, gold = _by_role(run, config, judgments)
+    usable = ("ok", "truncated") if config.sampling.use_truncated else ("ok",)
+    both_orders = config.judge.both_orders if config.judge else False
+    run.figures.funnels = [
+        *run.figures.funnels[:1],
+        count_states(generations, stage="sample", unit="generations", kept=usable),
+        count_states(final_judgments(labelling), stage="judge", unit="judgments"),
+    ]
+    if gold is not None:
+        run.figures.funnels.append(count_states(final_judgments(gold), stage="gold", unit="judgments"))
+    pairing = PairConfig(
+        pair_policy=config.pairs.policy,
+        min_margin=config.pairs.min_margin,
+        max_per_prompt=config.pairs.max_per_prompt,
+        policy=run.fingerprints["policy"],
+        seed=run.seed,
+        test_share=config.pairs.test_share,
+        use_truncated=config.sampling.use_truncated,
+    )
+    return decide(run, Facts(prompts, generations, labelling, gold), pairing, VerdictConfig(both_orders=both_orders))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The facts that a candidate is made of. `labelling`: judgments of the one judge that labels; `gold`: a verifier's, or none."""
+
+    prompts: pl.DataFrame
+    generations: pl.DataFrame
+    labelling: pl.DataFrame
+    gold: pl.DataFrame | None
+
+
+def decide(run: Run, facts: Facts, pairing: PairConfig, reading: VerdictConfig) -> dict[str, int]:
+    """Verdicts, scores, pairs, health and gates; the pairs go into the run's directory, the rest into its figures."""
+    found = verdicts(facts.labelling, reading)
+    scores = group_scores(found, facts.generations, facts.labelling)
+    judge = facts.labelling["judge"].unique().to_list()
+    pairs, funnels = build_pairs(
+        facts.prompts, facts.generations, scores, verdicts=found, label_source=judge[0] if judge else None, config=pairing
+    )
+    figures = run.figures
+    figures.funnels += [_verdict_funnel(found), *funnels]
+    figures.health = judge_health(facts.labelling, found, generations=facts.generations, gold=facts.gold) if pairing.policy else None
+    counts = {
+        "prompts": facts.prompts.height,
+        "generations": facts.generations.height,
+        "judgments": facts.labelling.height + (facts.gold.height if facts.gold is not None else 0),
+    }
+    return weigh(run, pairs, counts)
+
+
+def _by_role(run: Run, config: CurateConfig, judgments: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """The labels' judgments and the gold's: a model judge labels where there is one, and the verifier is then its gold."""
+    if config.judge is None:
+        return judgments, None
+    by_model = pl.col("protocol") != "verifier"
+    gold = judgments.filter(~by_model)
+    return judgments.filter(by_model), gold if config.verifier else None
+
+
+def _verdict_funnel(found: pl.DataFrame) -> Funnel:
+    counts: dict[str, int] = dict(found["verdict"].value_counts().rows())
+    decided = sum(counts.pop(side, 0) for side in ("a", "b"))
+    return Funnel(stage="verdicts", unit="compared pairs", n_in=found.height, n_kept=decided, dropped=counts)

@@ -1,0 +1,98 @@
+"""A run that asks engines about prompts, from its configuration to an open run, and its prompts shard by shard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from curators.engines.base import digest
+from curators.errors import ConfigError
+from curators.sampling import gather_all
+from pipelines.artifacts import ProgressArtifact
+from pipelines.config import EngineConfig, PromptsConfig
+from pipelines.engines import budget, concrete_spec, engines_open
+from pipelines.progress import showing
+from pipelines.runs import RUNS, Run, file_digest, first_resolution, resolved_seed, run_key
+from storage import find_by_commit, open_lake
+from storage.calls import open_ledger
+
+
+@asynccontextmanager
+async def prompt_run(
+    kind: str, config: PromptsConfig, roles: Mapping[str, EngineConfig], *, files: Mapping[str, str], code: Mapping[str, str]
+) -> AsyncIterator[Run]:
+    """The open run of a configuration, registered under its key; engines, ledger and lake are closed afterwards.
+
+    Args:
+        roles: the engines by role; each role is a key of the configuration.
+        files: paths that decide rows beside the prompts, by what they are. They and the prompts are part of the run's key by content.
+        code: digests of a user's code that decides rows, likewise.
+
+    Raises:
+        ConfigError: a file is not there, or an engine cannot be reached by its configuration.
+    """
+    inputs = _digests({"prompts": config.prompts, **files}) | dict(code)
+    async with AsyncExitStack() as stack:
+        lake = stack.enter_context(await asyncio.to_thread(open_lake, config.lake_root))
+        ledger = stack.enter_context(open_ledger(lake.root / "calls.sqlite"))
+        seed = resolved_seed(config)
+        spend = budget(config.caps)
+        session = uuid4().hex
+        pinned = _pinned(config, roles, seed, lake.root)
+        engines = await stack.enter_async_context(engines_open(pinned, lake.root, ledger=ledger, spend=spend, run_id=session))
+        fingerprints = {role: await asyncio.to_thread(getattr, engine, "fingerprint") for role, engine in engines.items()}
+        key = run_key(kind, config, seed=seed, fingerprints=fingerprints, inputs=inputs)
+        run = Run(key=key, kind=kind, config=config, lake=lake, directory=lake.root / "runs" / key, seed=seed, engines=engines)
+        run.fingerprints, run.budget, run.ledger, run.session = fingerprints, spend, ledger, session
+        run.directory.mkdir(parents=True, exist_ok=True)
+        run.release = await asyncio.to_thread(find_by_commit, lake, key)
+        RUNS[key] = run
+        stack.callback(RUNS.pop, key)
+        yield run
+
+
+def _digests(files: Mapping[str, str]) -> dict[str, str]:
+    for name, path in files.items():
+        if not Path(path).is_file():
+            form = "; give a .jsonl[.gz], .parquet or .csv file" if name == "prompts" else ""
+            raise ConfigError(f"{name}: no file {path!r}{form}")
+    return {name: file_digest(path) for name, path in files.items()}
+
+
+def _pinned(config: PromptsConfig, roles: Mapping[str, EngineConfig], seed: int, lake_root: Path) -> dict[str, EngineConfig]:
+    """The engines by role, with a floating checkpoint replaced by what it meant when this configuration first ran with this seed."""
+    floating = {role: engine for role, engine in roles.items() if engine.engine.startswith("checkpoint:")}
+    if not floating:
+        return dict(roles)
+    now = {role: concrete_spec(engine, lake_root) for role, engine in floating.items()}
+    question = digest(config.model_dump(mode="json", exclude={"lake", "author", "tag"}), seed, size=12)
+    then = first_resolution(lake_root, question, now)
+    return dict(roles) | {role: engine.model_copy(update={"engine": then[role]}) for role, engine in floating.items()}
+
+
+async def in_shards(run: Run, work: Callable[[int, int, int], Awaitable[object]], *, n: int, doing: str) -> None:
+    """`work(number, start, stop)` for every shard of `n` prompts, a few at a time over the same engines, so that their slots stay full.
+
+    `doing` says in the UI what becomes of a prompt; `run.advance` moves the bar.
+    """
+    config = run.config
+    assert isinstance(config, PromptsConfig)
+    size = config.shard_prompts
+    turn = asyncio.Semaphore(config.concurrent_shards)
+    bar = await ProgressArtifact.create(config.dataset, doing)
+
+    async def shard(number: int, start: int) -> None:
+        async with turn:
+            await work(number, start, min(start + size, n))
+
+    with showing() as advance:
+        run.on_advance = lambda done: advance("prompts", done, n)
+        watch = asyncio.create_task(bar.follow(lambda: (len(run.done), n)))
+        try:
+            await gather_all(shard(number, start) for number, start in enumerate(range(0, n, size)))
+        finally:
+            watch.cancel()
+    await bar.update(n, n)

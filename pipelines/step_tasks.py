@@ -1,0 +1,25 @@
+"""The tasks of flow `steps` that no other flow has."""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect import task
+
+from pipelines import tree_pairs
+from pipelines.runs import RUNS
+from pipelines.tasks import PATIENT, PLAIN
+from pipelines.trees import Searcher, usable_prompts
+
+
+@task(name="search", task_run_name="search {number}", **PATIENT)
+async def search_shard(key: str, number: int, start: int, stop: int) -> dict[str, int]:
+    """The trees of one shard's prompts into the lake; those that are there are not searched again."""
+    run = RUNS[key]
+    return await Searcher(run)(number, usable_prompts(run)[start:stop])
+
+
+@task(name="build step pairs", **PLAIN)
+async def build_candidate(key: str) -> dict[str, int]:
+    """Trees → pairs, the health of the searches and gates, in the run's directory."""
+    return await asyncio.to_thread(tree_pairs.build, RUNS[key])

@@ -102,7 +102,7 @@ async def evaluate_checkpoint(key: str) -> dict[str, Any] | None:
         async with engines_open(roles, run.lake.root, ledger=ledger, spend=None, run_id=key) as engines:
             generations = [await sample(exam.prompts, engines[role], n=config.n, sampling=sampling) for role in roles]
     before, after = generations
-    found = await asyncio.to_thread(lambda: compare(before, after, exam.prompts, exam.verifier.check, seed=config.seed))
+    found = await asyncio.to_thread(lambda: compare(before, after, exam.prompts, exam.verifier, seed=config.seed))
     run.evaluation = found.as_record()
     return run.evaluation
 

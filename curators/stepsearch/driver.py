@@ -27,7 +27,7 @@ from curators.stepsearch.config import SearchConfig
 from curators.stepsearch.nodes import Row, asked, node_rows
 from curators.stepsearch.proposals import Proposal, Proposer, StepConfig
 from curators.stepsearch.tree import Tree
-from curators.verifiers import Verifier
+from curators.verifiers import TIMEOUT_S, Verifier
 
 Propose = Callable[[Tree, int], Awaitable[Proposal]]
 """Gives the steps below a node, sampled and valued."""
@@ -38,7 +38,7 @@ TURNS_AT_A_TIME = 256  # of simulations that need no steps, before the event loo
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TreeLimits:
     """When a tree is ended before it is done; null: never. `max_calls` and `max_tokens` (sampled ones) count answers from the ledger, too,
-    so that a tree ends where it would have ended without an interruption. `verifier_timeout_s` is for the answers of one request.
+    so that a tree ends where it would have ended without an interruption. `verifier_timeout_s` is for one answer.
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -47,7 +47,7 @@ class TreeLimits:
     max_calls: int | None = None
     max_tokens: int | None = None
     max_s: float | None = None
-    verifier_timeout_s: float = 60.0
+    verifier_timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -34,7 +34,7 @@ from curators.stepsearch.config import SearchConfig
 from curators.stepsearch.step import SELECTABLE, Step
 from curators.stepsearch.tree import Tree
 from curators.stepsearch.values import state_value
-from curators.verifiers import Verifier, verify_group
+from curators.verifiers import TIMEOUT_S, Verifier, verify_group
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +84,13 @@ class Proposer:
     """Samples and grades the steps below the nodes of a prompt's tree. `prompt` is a row of `prompts`; no verifier: nothing is graded."""
 
     def __init__(
-        self, prompt: Mapping[str, Any], engine: Engine, verifier: Verifier | None, steps: StepConfig, *, verifier_timeout_s: float = 60.0
+        self,
+        prompt: Mapping[str, Any],
+        engine: Engine,
+        verifier: Verifier | None,
+        steps: StepConfig,
+        *,
+        verifier_timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._prompt, self._engine, self._verifier, self._steps = prompt, engine, verifier, steps
         self._timeout_s = verifier_timeout_s

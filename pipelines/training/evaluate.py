@@ -12,6 +12,7 @@ An answer cut off by `max_tokens` did arrive and is graded as it stands. Not her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -80,7 +81,7 @@ async def evaluate(
     engine_before: Engine,
     engine_after: Engine,
     prompts: pl.DataFrame,
-    check: Check,
+    check: Check | Verifier,
     *,
     sampling: Sampling,
     n_samples: int = 4,
@@ -123,7 +124,7 @@ def unseen(prompts: pl.DataFrame, trained_on: Collection[str], *, drop: bool = F
 
 
 def compare(
-    before: pl.DataFrame, after: pl.DataFrame, prompts: pl.DataFrame, check: Check, *, seed: int = 0, n_resamples: int = 2000
+    before: pl.DataFrame, after: pl.DataFrame, prompts: pl.DataFrame, check: Check | Verifier, *, seed: int = 0, n_resamples: int = 2000
 ) -> Evaluation:
     """Compare two `generations` frames over the same prompts, sample by sample (by `prompt_id` and `sample_index`).
 
@@ -174,8 +175,9 @@ def _paired(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
     return pairs
 
 
-def grade(generations: pl.DataFrame, prompts: pl.DataFrame, check: Check) -> pl.DataFrame:
-    """One row a generation: `prompt_id, sample_index, arrived, score` (null: failed or undecided), `n_tokens, truncated`.
+def grade(generations: pl.DataFrame, prompts: pl.DataFrame, check: Check | Verifier) -> pl.DataFrame:
+    """One row a generation: `prompt_id, sample_index, arrived, score` (null: failed or undecided), `n_tokens, truncated`. A bare function
+    is called in this thread, without a time limit.
 
     An answer that arrived empty is graded like any other: a policy that falls silent must not be excused for it.
 
@@ -183,7 +185,7 @@ def grade(generations: pl.DataFrame, prompts: pl.DataFrame, check: Check) -> pl.
         SchemaError: a generation's prompt is not among `prompts`.
     """
     about = {row["prompt_id"]: row for row in check_frame(prompts, "prompts").iter_rows(named=True)}
-    verifier = Verifier(name="evaluation", check=check, code_digest="")
+    verifier = check if isinstance(check, Verifier) else Verifier(name="evaluation", check=check, code_digest="", in_process_chars=math.inf)
     columns = ["generation_id", "prompt_id", "sample_index", "state", "text", "n_tokens"]
     rows = []
     for (prompt_id,), group in generations.select(columns).group_by(["prompt_id"], maintain_order=True):

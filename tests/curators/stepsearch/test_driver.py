@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
-import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -62,7 +62,7 @@ def check_flag(flag: object) -> Verifier:
             raise flag
         return flag
 
-    return Verifier(name="flag", check=check, code_digest="0")
+    return Verifier(name="flag", check=check, code_digest="0", in_process_chars=math.inf)
 
 
 def from_toy(expander: Expander, seed: int | None = None) -> Propose:
@@ -248,23 +248,21 @@ async def test_an_answer_that_cannot_be_graded_is_no_step(flag: object, reason: 
 
 
 async def test_a_verifier_that_hangs_costs_its_answers_only() -> None:
-    release, limits = threading.Event(), TreeLimits(verifier_timeout_s=1.0)
-
-    def hangs(*, prompt: str, response: str, reference: str | None) -> bool:
-        if response.endswith("2"):
-            release.wait()
-        return True
+    limits = TreeLimits(verifier_timeout_s=0.5)
 
     def say(request: Request, i: int) -> str:
-        return "a\n" if not request.prefix else str(i) if "wait" in request.messages[0]["content"] else "1"
+        hard = (
+            f"{'a' * 60}{i}" if "wait" in request.messages[0]["content"] else "a"
+        )  # a regular expression that explodes, and one that does not
+        return hard if request.prefix else "so\n"
 
-    verifier = Verifier(name="hangs", check=hangs, code_digest="0")
-    prompts = frame([make_prompt("wait"), make_prompt("go")], PROMPTS)
-    nodes = await search_all(prompts, FakeEngine(say), verifier, config=SearchConfig(children=3, simulations=2), limits=limits)
-    release.set()
+    prompts = frame([make_prompt("wait", reference="(a+)+$"), make_prompt("go", reference="(a+)+$")], PROMPTS)
+    config = SearchConfig(children=2, simulations=2)
+    nodes = await search_all(prompts, FakeEngine(say), load_verifier("regex"), config=config, limits=limits)
     waiting, going = nodes.partition_by("prompt_id", maintain_order=True)
     late = waiting.filter(pl.col("state") == "verifier_error")
-    assert late["reason"].to_list() == ["verifier hangs: no answer in 1 s"] * 3
+    assert late["reason"].to_list() == ["verifier regex: no answer in 0.5 s"] * 2
+    assert waiting.filter(pl.col("state") == "dead_end")["reason"].to_list() == ["no usable step among 2 sampled: verifier_error"]
     assert going["outcome"].to_list().count(1.0) == 1
     assert set(nodes["tree_state"]) == {"finished"}
 

@@ -10,15 +10,16 @@ ours. Where they differ, and why ours does:
 | `root_visits` | 1 | 2 | 1 |
 | `tie_rule` | index | index | prior |
 | `simulations`, `root_multiplier` | 5, 1 | 64, 4 | 32, 1 |
-| `first_children`, `children`, `depth_limit` | 5, 3, 4 | 2, 2, 3 | 4, 3, 5 |
+| `first_children`, `children`, `depth_limit` | 5, 3, 4 | 2, 2, 3 | 4, 3, none |
 | `truncated_outcome` | -1 | none | -1 |
 | `adjustments` | none | ref | none |
 
 Why ours deviates. Prior: π/len vanishes for a long step (2.6e-4 at 16 tokens), exp(log π/len^1.25) stays near 1 and rewards length,
 and neither sums to 1 over siblings. Backup: an unvisited sibling has no value worth averaging in. Root: counted twice, its exploration is
 √2 too large. Ties: the likelier of equal steps, as nothing else tells them apart. Simulations: 5 leave most of a tree unsearched, and
-beyond saturation (66 expansions for 5, 3, 4) they only move visit counts. Truncated: an answer that never comes is wrong. Adjustments:
-factors that the paper does not mention (`values.state_value`).
+beyond saturation (66 expansions for 5, 3, 4) they only move visit counts. Depth: a simulation that ends before the answer learns nothing
+from a verifier, and where that is the only value, early steps stay at 0 and give no pairs. Truncated: an answer that never comes is
+wrong. Adjustments: factors that the paper does not mention (`values.state_value`).
 
 What concerns sampling is the caller's: duplicates, a reference solution as a candidate, the self-evaluation prompt. Not done: the
 reference's commit temperature (0 in every script) and its KL term (never in effect).
@@ -82,7 +83,7 @@ class SearchConfig:
     root_multiplier: int = 1
     first_children: int = 4
     children: int = 3
-    depth_limit: int | None = 5
+    depth_limit: int | None = None
     max_depth: int | None = 16
     commit_rule: CommitRule = "visits_range"
     virtual_loss: float = 0.0

@@ -107,15 +107,17 @@ def _heading(root: Row, nodes: Sequence[Row]) -> str:
 
 
 def _node(node: Row, below: Mapping[str, Sequence[Row]], roles: Mapping[str, Sequence[str]]) -> str:
+    """A step and what lies below it: first where the search went on, then by value, so that its path runs along the top."""
     children = [child for child in below.get(node["node_id"], ()) if child["n_visits"] is not None]
     lost = [child for child in below.get(node["node_id"], ()) if child["n_visits"] is None]
-    nested = "".join(_node(child, below, roles) for child in children) + (_lost(lost) if lost else "")
-    return f"<li>{_card(node, roles.get(node['node_id'], ()))}{f'<ul>{nested}</ul>' if nested else ''}</li>"
+    children.sort(key=lambda child: (not child["chosen"], -(child["q"] or 0)))
+    nested = "".join(_node(child, below, roles) for child in children)
+    return f"<li>{_card(node, roles.get(node['node_id'], ()), lost)}{f'<ul>{nested}</ul>' if nested else ''}</li>"
 
 
-def _card(node: Row, roles: Sequence[str]) -> str:
+def _card(node: Row, roles: Sequence[str], lost: Sequence[Row]) -> str:
     if not node["depth"]:
-        return '<div class="node root">prompt</div>'
+        return f'<div class="node root">prompt{_lost(lost)}</div>'
     marks = [*(f"<b class={role.split()[0]}>{role}</b>" for role in roles), *_ending(node)]
     kinds = " ".join(["node", *(["committed"] if node["chosen"] else []), *([] if node["n_visits"] else ["unvisited"])])
     graded = (node["n_correct"] or 0) + (node["n_wrong"] or 0)
@@ -123,7 +125,7 @@ def _card(node: Row, roles: Sequence[str]) -> str:
     numbers = f"Q {_number(node['q'])} · N {node['n_visits']} · p {_number(node['prior'], sign='')}{below}"
     return (
         f'<div class="{kinds}" style="--q: {_hue(node["q"])}"><p class=numbers>{numbers}</p>'
-        f"<pre>{escape(node['text'].rstrip())}</pre>{'<p>' + ' '.join(marks) + '</p>' if marks else ''}</div>"
+        f"<pre>{escape(node['text'].rstrip())}</pre>{'<p>' + ' '.join(marks) + '</p>' if marks else ''}{_lost(lost)}</div>"
     )
 
 
@@ -139,10 +141,12 @@ def _ending(node: Row) -> Iterable[str]:
 
 
 def _lost(nodes: Sequence[Row]) -> str:
-    """Samples that became no step, counted by state."""
+    """Samples below a step that became no steps, counted by state."""
+    if not nodes:
+        return ""
     counts = ", ".join(f"{n} {escape(state)}" for state, n in Counter(node["state"] for node in nodes).items())
     listed = "".join(f"<pre>{escape(node['text'].rstrip())}</pre><p class=meta>{escape(node['reason'] or '')}</p>" for node in nodes)
-    return f'<li><details class="node lost"><summary>{counts}</summary>{listed}</details></li>'
+    return f"<details class=lost><summary>below: {counts}</summary>{listed}</details>"
 
 
 def _number(value: float | None, sign: str = "+") -> str:

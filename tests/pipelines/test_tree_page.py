@@ -81,7 +81,7 @@ def test_chosen_and_rejected_are_marked_where_they_are(release: Release) -> None
     pairs = pl.read_parquet(release.frozen / "pairs.parquet").filter(pl.col("prompt_id") == "aa-two").sort("pair_id")
     page = build_tree_page(release, "aa-two")
     assert pairs.height >= 2
-    cards = re.findall(r"<pre>([^<]*)</pre><p>(.*?)</p></div>", page)
+    cards = re.findall(r"<pre>([^<]*)</pre><p>(.*?)</p>", page)
     for number, pair in enumerate(pairs.iter_rows(named=True), 1):
         for side in ("chosen", "rejected"):
             (text,) = [text for text, marks in cards if f"{side} in pair {number}</b>" in marks]
@@ -90,7 +90,7 @@ def test_chosen_and_rejected_are_marked_where_they_are(release: Release) -> None
 
 def test_samples_that_are_no_steps_are_counted(release: Release, nodes: pl.DataFrame) -> None:
     lost = nodes.filter((pl.col("prompt_id") == "ab-wild") & (pl.col("state") == "duplicate"))
-    counted = re.findall(r"<summary>(\d+) duplicate</summary>", build_tree_page(release, "ab-wild"))
+    counted = re.findall(r"<summary>below: (\d+) duplicate</summary>", build_tree_page(release, "ab-wild"))
     assert sum(map(int, counted)) == lost.height > 0
 
 

@@ -11,7 +11,8 @@ Header keys: `name`; `protocol` (pairwise, pointwise, listwise); `scale` (`1-5`;
 log-probabilities of the labels; pairwise: first, then second; pointwise: the scores of the scale in order).
 
 Placeholders: `{{prompt}}`, `{{reference}}`; pairwise `{{first}}` and `{{second}}`; pointwise `{{answer}}`; listwise
-`{{answers}}` (each as `<text i> …`) and `{{n}}`.
+`{{answers}}` (each as `<text i> …`) and `{{n}}`. What stands between `{{#reference}}` and `{{/reference}}` is left out where a prompt has
+no reference.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ PROTOCOLS = ("pairwise", "pointwise", "listwise")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+_WITH_REFERENCE = re.compile(r"\{\{#reference\}\}\n?(.*?)\{\{/reference\}\}\n?", re.DOTALL)
 _ENUMERATOR = re.compile(r"^\s*(?:step\s+)?\d+\s*[.):]\s+", re.IGNORECASE)
 _KEYS = {"name", "protocol", "scale", "line_labels", "fence", "labels"}
 
@@ -50,6 +52,15 @@ class Rubric:
     line_labels: bool = False
     fence: bool = False
     labels: tuple[str, ...] = ()
+
+    def template(self, *, reference: bool) -> str:
+        """The user's turn, for a prompt with or without a reference."""
+        return _WITH_REFERENCE.sub(r"\1" if reference else "", self.user)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a prompt without a reference cannot be judged by it."""
+        return "{{reference}}" in self.template(reference=False)
 
 
 def load_rubric(name_or_path: str) -> Rubric:
@@ -190,4 +201,4 @@ def render(
         return values[match[1]]
 
     messages = [{"role": "system", "content": rubric.system}] if rubric.system else []
-    return [*messages, {"role": "user", "content": _PLACEHOLDER.sub(fill, rubric.user)}]
+    return [*messages, {"role": "user", "content": _PLACEHOLDER.sub(fill, rubric.template(reference=reference is not None))}]

@@ -213,7 +213,7 @@ def _trivial(case: _Case, text: str) -> str | None:
         return "empty answer"
     if not any(character.isalnum() for character in text):
         return "an answer without a letter or digit"
-    if case.reference is None and "{{reference}}" in case.rubric.user:
+    if case.reference is None and case.rubric.needs_reference:
         return f"rubric {case.rubric.name!r} shows a reference and the prompt has none"
     return None
 

@@ -56,11 +56,14 @@ def read_text(rubric: Rubric, n: int, completion: Completion) -> Row:
 
 
 def parse(raw: str, rubric: Rubric, n: int) -> Parsed:
-    """A raw reply by the rubric's protocol; the same text always gives the same result. Labels other than A and B are mapped to them."""
-    if rubric.protocol == "pairwise":
-        own = {label.lower(): letter for label, letter in zip(rubric.labels, "AB", strict=False)}
-        return parse_pairwise(own.get(raw.strip().strip("*.").lower(), raw))
-    return parse_pointwise(raw, rubric.scale) if rubric.protocol == "pointwise" else parse_listwise(raw, n, rubric.scale)
+    """A raw reply by the rubric's protocol; the same text always gives the same result. A label stands for A or B, or for its score."""
+    if rubric.protocol == "listwise":
+        return parse_listwise(raw, n, rubric.scale)
+    pairwise = rubric.protocol == "pairwise"
+    meant = "AB" if pairwise else map(str, range(rubric.scale[0], rubric.scale[1] + 1))
+    own = {label.lower(): what for label, what in zip(rubric.labels, meant, strict=False)}
+    said = own.get(raw.strip().strip("*.()").lower(), raw)
+    return parse_pairwise(said) if pairwise else parse_pointwise(said, rubric.scale)
 
 
 def required_form(rubric: Rubric, n: int) -> str:

@@ -24,6 +24,7 @@ from curators.errors import ConfigError, EngineBusy
 from curators.sampling import gather_all
 from curators.schema import NODES, frame
 from curators.stepsearch.config import SearchConfig
+from curators.stepsearch.evaluation import Values
 from curators.stepsearch.nodes import Row, asked, node_rows
 from curators.stepsearch.proposals import Proposal, Proposer, StepConfig
 from curators.stepsearch.tree import Tree
@@ -82,6 +83,7 @@ async def search_all(
     *,
     config: SearchConfig | None = None,
     steps: StepConfig | None = None,
+    values: Values | None = None,
     limits: TreeLimits | None = None,
     max_trees: int = 512,
 ) -> pl.DataFrame:
@@ -94,7 +96,7 @@ async def search_all(
 
     async def one(prompt: Row) -> list[Row]:
         async with slots:
-            return await search_prompt(prompt, engine, verifier, config=config, steps=steps, limits=limits)
+            return await search_prompt(prompt, engine, verifier, config=config, steps=steps, values=values, limits=limits)
 
     trees = await gather_all(one(row) for row in prompts.filter(pl.col("state") == "ok").iter_rows(named=True))
     return frame([row for rows in trees for row in rows], NODES)
@@ -107,17 +109,18 @@ async def search_prompt(
     *,
     config: SearchConfig | None = None,
     steps: StepConfig | None = None,
+    values: Values | None = None,
     limits: TreeLimits | None = None,
 ) -> list[Row]:
     """Rows of `nodes` for one row of `prompts`; where the tree was ended early, its first row, the prompt's, has the reason."""
     config, steps, limits = config or SearchConfig(), steps or StepConfig(), limits or TreeLimits()
-    propose = Proposer(prompt, engine, verifier, steps, verifier_timeout_s=limits.verifier_timeout_s)
+    propose = Proposer(prompt, engine, verifier, steps, values=values, verifier_timeout_s=limits.verifier_timeout_s)
     driven = await drive(Tree(config), propose, in_flight=steps.in_flight, limits=limits)
     rows = node_rows(
         driven.tree,
         engine=engine.spec,
         tree_state=driven.state,
-        **_about(prompt, engine, verifier, steps),
+        **_about(prompt, engine, verifier, config, steps, values),
     )
     rows[0]["reason"] = driven.ended or rows[0]["reason"]
     return rows
@@ -130,12 +133,21 @@ def search_id(
     *,
     config: SearchConfig | None = None,
     steps: StepConfig | None = None,
+    values: Values | None = None,
 ) -> str:
     """The `search_id` that the rows of `search_prompt` will have: a finished tree that has it need not be searched again."""
-    return str(asked(config or SearchConfig(), **_about(prompt, engine, verifier, steps or StepConfig()))["search_id"])
+    config, steps = config or SearchConfig(), steps or StepConfig()
+    return str(asked(config, **_about(prompt, engine, verifier, config, steps, values))["search_id"])
 
 
-def _about(prompt: Mapping[str, Any], engine: Engine, verifier: Verifier | None, steps: StepConfig) -> Row:
+def _about(
+    prompt: Mapping[str, Any],
+    engine: Engine,
+    verifier: Verifier | None,
+    config: SearchConfig,
+    steps: StepConfig,
+    values: Values | None,
+) -> Row:
     return {
         "prompt_id": prompt["prompt_id"],
         "reference": prompt.get("reference"),
@@ -143,6 +155,7 @@ def _about(prompt: Mapping[str, Any], engine: Engine, verifier: Verifier | None,
         "judge": verifier.judge if verifier else None,
         "seed": steps.seed,
         "steps": {name: value for name, value in asdict(steps).items() if name != "seed"},
+        "values": (values or Values()).about(config) or None,
     }
 
 

@@ -12,6 +12,7 @@ the two stopped it (`Completion.ended`) needs the pattern. What a sample becomes
 | `truncated` | cut off by `max_tokens`, or at `max_depth` still without an answer; valued `truncated_outcome` |
 | `duplicate` | exactly the text of a sibling; nothing is sampled instead |
 | `verifier_error` | an answer that the verifier cannot grade, or failed to |
+| `value_error` | not graded, and a value that was asked for did not come (`evaluation`) |
 
 Seeds derive from the search's seed, the prompt and the node's place, and the sample index is the engine's own, so that a sample depends
 on nothing else that is in flight. The key `step/<prompt_id>/<place>`, such as `step/3f…/0/2`, is what `replay:` matches.
@@ -31,6 +32,7 @@ from curators.engines.base import Completion, Engine, Reply, Request, Sampling, 
 from curators.errors import ConfigError
 from curators.sampling import sample_state
 from curators.stepsearch.config import SearchConfig
+from curators.stepsearch.evaluation import Values, rate
 from curators.stepsearch.step import SELECTABLE, Step
 from curators.stepsearch.tree import Tree
 from curators.stepsearch.values import state_value
@@ -81,7 +83,8 @@ class Proposal:
 
 
 class Proposer:
-    """Samples and grades the steps below the nodes of a prompt's tree. `prompt` is a row of `prompts`; no verifier: nothing is graded."""
+    """Samples, grades and values the steps below the nodes of a prompt's tree. `prompt` is a row of `prompts`; no verifier: nothing is
+    graded."""
 
     def __init__(
         self,
@@ -90,10 +93,11 @@ class Proposer:
         verifier: Verifier | None,
         steps: StepConfig,
         *,
+        values: Values | None = None,
         verifier_timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._prompt, self._engine, self._verifier, self._steps = prompt, engine, verifier, steps
-        self._timeout_s = verifier_timeout_s
+        self._values, self._timeout_s = values or Values(), verifier_timeout_s
         self._sampling = Sampling(
             temperature=steps.temperature, top_p=steps.top_p, max_tokens=steps.max_tokens, stop=(steps.delimiter,), seed=steps.seed
         )
@@ -114,7 +118,11 @@ class Proposer:
         before = request.prefix or ""
         sampled = read_steps(reply, n=request.n, before=before, depth=tree.depth[node], config=tree.config, steps=self._steps)
         graded = await self._graded(before, sampled)
-        return Proposal(steps=[_valued(step, tree, node) for step in graded], n_tokens=reply.completion_tokens)
+        rated = await rate(self._values, self._prompt, graded, key=request.key, before=before, config=tree.config)
+        n_tokens = reply.completion_tokens + rated.n_tokens
+        if rated.ended is not None:
+            return Proposal(n_tokens=n_tokens, ended=rated.ended)
+        return Proposal(steps=[_valued(step, tree, node) for step in rated.steps], n_tokens=n_tokens)
 
     def request(self, tree: Tree, node: int) -> Request:
         """The one request for all siblings below a node."""
@@ -204,6 +212,7 @@ def _valued(step: Step, tree: Tree, node: int) -> Step:
         step.outcome,
         step.self_eval,
         tree.config,
+        reward=step.reward,
         truncated=step.state == "truncated",
         parent_depth=tree.depth[node],
         parent_value=tree.R[node],

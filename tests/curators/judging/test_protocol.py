@@ -307,6 +307,43 @@ async def test_a_rubric_with_a_reference_needs_one() -> None:
     assert [row["reason"] for row in rows] == ["rubric 'guided' shows a reference and the prompt has none"]
 
 
+async def test_what_stands_around_the_reference_is_left_out_without_one() -> None:
+    header = "---\nname: guided\nprotocol: pointwise\n---\n# user\n"
+    text = header + "{{prompt}}\n{{#reference}}\nRight is {{reference}}.\n{{/reference}}\n{{answer}} ok?"
+    seen: list[str] = []
+
+    def says(request: Request, _: int) -> str:
+        seen.append(shown(request))
+        return "Score: 3"
+
+    tricky = [generation("g1", "{{#reference}}whale{{/reference}}")]
+    for prompt in (PROMPT, {**PROMPT, "reference": "squid"}):
+        rows = await judge_group(prompt, tricky, FakeEngine(says), rubric=parse_rubric(text))
+        assert [row["state"] for row in rows] == ["ok"]
+    assert seen == [
+        "Name a sea animal.\n{{#reference}}whale{{/reference}} ok?",
+        "Name a sea animal.\nRight is squid.\n{{#reference}}whale{{/reference}} ok?",
+    ]
+    half = text.replace("{{/reference}}\n", "{{/reference}}{{reference}}\n")
+    rows = await judge_group(PROMPT, tricky, FakeEngine(says), rubric=parse_rubric(half))
+    assert [row["reason"] for row in rows] == ["rubric 'guided' shows a reference and the prompt has none"]
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "scores"),
+    [("B", "ok", [1.0]), ("**(a)**", "ok", [0.0]), (" B. ", "ok", [1.0]), ("C", "parse_error", None), ("B or A", "parse_error", None)],
+)
+async def test_a_label_of_a_pointwise_rubric_is_its_score(said: str, state: str, scores: list[float] | None) -> None:
+    rows = await judge_group(
+        PROMPT,
+        THREE[:1],
+        FakeEngine(lambda request, i: said),
+        rubric=load_rubric("step"),
+        config=JudgeConfig(channel="text", repairs=0),
+    )
+    assert [(row["state"], row["scores"]) for row in rows] == [(state, scores)]
+
+
 async def test_the_judge_reads_tool_calls() -> None:
     seen: list[str] = []
 

@@ -7,18 +7,18 @@ Never the ephemeral server: four of them at once all fail, and each costs a flow
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from curators.errors import ConfigError
+from pipelines.processes import start_process, stop_process
 from storage.errors import StorageError
 
 # Two telemetries: the server's heartbeat and the client's events. Both stay off.
@@ -64,26 +64,6 @@ def check_port(port: int) -> None:
 
 def server_environment(home: Path, api_url: str) -> dict[str, str]:
     return {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": api_url}
-
-
-def start_process(command: list[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """A child in its own session, so that it does not inherit an ignored SIGINT from a background shell."""
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-
-
-def stop_process(process: subprocess.Popen[bytes], patience_s: float = 15.0) -> None:
-    """SIGINT, then SIGTERM, then SIGKILL, each to the process's own group, and wait."""
-    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        os.killpg(process.pid, sign)
-        try:
-            process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def await_server(process: subprocess.Popen[bytes], api_url: str, log: Path) -> None:

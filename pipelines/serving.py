@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from curators.errors import ConfigError
-from pipelines.server import prefect_server, start_process, stop_process
+from pipelines.processes import start_process, stop_process
+from pipelines.server import prefect_server
 
 WORK_POOL = "pairmill"
 HEARTBEAT_S = "30"  # the least Prefect allows; an automation for dead runs must wait at least three of them

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from curators.errors import ConfigError, CurationError
+from pipelines.processes import end_with_parent
 
 DEFAULT_COMMAND = (
     sys.executable,
@@ -91,7 +92,8 @@ async def run_trainer(
         ConfigError: the command is empty, names an unknown placeholder or a program that is not there, or a path is missing.
         TrainerError: non-zero exit, time out, or no valid `result.json`. The message ends with the last lines of output.
 
-    The trainer runs in its own process group, which is killed when this call is cancelled or the time is over.
+    The trainer runs in its own process group, which is killed when this call is cancelled or the time is over; the
+    trainer itself is killed when this process dies.
     """
     out_dir = Path(out_dir).resolve()
     argv, environment = _invocation(command, Path(handoff_dir).resolve(), policy_path=policy_path, out_dir=out_dir, params=params)
@@ -219,6 +221,7 @@ async def _run(argv: list[str], environment: dict[str, str], log: Path, keep: Ca
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=end_with_parent(signal.SIGKILL),
         )
     except OSError as cause:
         raise ConfigError(f"train.command: {argv[0]!r} cannot be started: {cause.strerror or cause}") from cause

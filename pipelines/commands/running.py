@@ -72,11 +72,19 @@ def _hush_console() -> None:
             )
 
 
-def finish(outcome: dict[str, Any]) -> None:
-    """The last line of standard output is one JSON object; the exit code says how it went."""
+def finish(outcome: dict[str, Any], *, as_json: bool) -> None:
+    """Standard output ends with one line of JSON, on a terminal with what a person reads; the exit code says how it went."""
+    from pipelines.commands.showing import print_outcome
+
     sys.stderr.flush()
-    click.echo(orjson.dumps(outcome, default=str).decode())
+    if as_json or not sys.stdout.isatty():
+        click.echo(orjson.dumps(outcome, default=str).decode())
+    else:
+        print_outcome(outcome)
     sys.exit(EXIT_CODES.get(outcome["outcome"], 1))
+
+
+json_line = click.option("--json", "as_json", is_flag=True, help="One line of JSON also on a terminal.")
 
 
 @click.command()
@@ -84,11 +92,12 @@ def finish(outcome: dict[str, Any]) -> None:
 @click.option("--config", "file", help="YAML file with the flow's configuration.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One value, such as sampling.n=8; may be repeated.")
 @click.option("--lake", help="The lake's directory; the same as --set lake=DIR.")
+@json_line
 @one_line_errors
-def run(flow: str, file: str | None, assignments: tuple[str, ...], lake: str | None) -> None:
-    """Run one flow here, now. The last line is one JSON object; exit code 0 published, 3 refused by a gate, 1 failed."""
+def run(flow: str, file: str | None, assignments: tuple[str, ...], lake: str | None, as_json: bool) -> None:
+    """Run one flow here, now. Into a pipe the last line is one JSON object; exit code 0 published, 3 refused by a gate, 1 failed."""
     sys.path.insert(0, str(Path.cwd()))  # a user's verifier is a module beside the configuration
-    finish(run_flow(flow, load_config(flow, file, [*assignments, *([f"lake={lake}"] if lake else [])])))
+    finish(run_flow(flow, load_config(flow, file, [*assignments, *([f"lake={lake}"] if lake else [])])), as_json=as_json)
 
 
 @click.command(name="import")
@@ -97,14 +106,17 @@ def run(flow: str, file: str | None, assignments: tuple[str, ...], lake: str | N
 @click.option("--map", "columns", multiple=True, metavar="TARGET=SOURCE", help="Where a column comes from; see docs/import.md.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any other value of the import flow's configuration.")
 @lake_option
+@json_line
 @one_line_errors
-def import_files(files: tuple[str, ...], name: str, columns: tuple[str, ...], assignments: tuple[str, ...], lake: str) -> None:
+def import_files(
+    files: tuple[str, ...], name: str, columns: tuple[str, ...], assignments: tuple[str, ...], lake: str, as_json: bool
+) -> None:
     """Bring existing preference data in: jsonl, parquet, csv (plain or .gz), or a local Hugging Face dataset."""
     if wrong := [column for column in columns if "=" not in column]:
         raise ConfigError(f"--map {wrong[0]!r}: must be TARGET=SOURCE, such as prompt=instruction")
     given = load_config("import", None, [f"files={list(files)!r}", f"dataset={name}", f"lake={lake}", *assignments])
     mapped = {**given.model_dump(), "columns": dict(column.split("=", 1) for column in columns)}
-    finish(run_flow("import", validated(FLOW_CONFIGS["import"], mapped)))
+    finish(run_flow("import", validated(FLOW_CONFIGS["import"], mapped)), as_json=as_json)
 
 
 @click.command()

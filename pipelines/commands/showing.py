@@ -1,8 +1,8 @@
-"""A version and a lineage as a person reads them."""
+"""A run's outcome, a version and a lineage as a person reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -10,6 +10,44 @@ from rich.markup import escape
 
 from pipelines.commands.output import console, print_rows
 from storage import Release
+
+
+def print_outcome(outcome: Mapping[str, Any]) -> None:
+    """What came in, what was kept and why not the rest, then a line for everything else that a person asks next."""
+    if outcome.get("funnel"):
+        print_rows(funnel_rows(outcome["funnel"]), as_json=False)
+        click.echo()
+    lines = dict(_outcome_lines(outcome))
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        console().print(f"[bold]{name:>{width}}[/bold]  {escape(value)}", highlight=False, soft_wrap=True)
+
+
+def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    digest = str(outcome.get("digest") or "")[:12]
+    if outcome["outcome"] == "refused":
+        yield "refused", str(outcome.get("refusal"))
+    elif "checkpoint" in outcome:
+        yield outcome["outcome"], f"{outcome['checkpoint']} from {outcome['dataset']}  {outcome['path']}"
+    else:
+        yield outcome["outcome"], f"{outcome['dataset']}@{outcome['version']}  digest {digest}"
+    if outcome.get("capped"):
+        yield "ended early", f"by the cap on {outcome['capped']}"
+    if found := outcome.get("evaluation"):
+        interval = f"95% interval {found['low']:+.1%} to {found['high']:+.1%}"
+        change = f"{found['accuracy_before']:.1%} → {found['accuracy_after']:.1%}, gain {found['gain']:+.1%} ({interval})"
+        yield "accuracy", f"{change} on {found['n_prompts']:,} unseen prompts"
+    if calls := outcome.get("calls"):
+        price = "" if calls["usd"] is None else f", {calls['usd']:,.2f} $"
+        tokens = f"{calls['prompt_tokens']:,} + {calls['completion_tokens']:,} tokens"
+        yield (
+            "calls",
+            f"{calls['requests']:,} sent, {calls['failures']:,} failed, {calls['hits']:,} samples from the ledger; {tokens}{price}",
+        )
+    yield "time", f"{outcome['seconds']:,.0f} s"
+    if outcome.get("version"):
+        ref = f"{outcome['dataset']}@{outcome['version']}"
+        yield "next", f"pairmill report {ref}    pairmill export {ref} --view dpo --to DIRECTORY"
 
 
 def print_release(release: Release, summary: Mapping[str, Any]) -> None:

@@ -61,6 +61,7 @@ class Pool:
         self._lock = threading.Lock()
         self._n_open = 0
         self._closed = False
+        self._owner = os.getpid()
         atexit.register(self.close)
 
     def submit(self, verifier: Verifier, case: Case, timeout_s: float) -> Future[Row]:
@@ -84,7 +85,9 @@ class Pool:
                 self._n_open -= 1
 
     def close(self) -> None:
-        """Kill the processes; nothing is taken on any more."""
+        """Kill the processes; nothing is taken on any more. In a forked program they are not its own."""
+        if os.getpid() != self._owner:
+            return
         self._closed = True
         for worker in self.workers:
             self._jobs.put(None)
@@ -102,6 +105,11 @@ class _Worker(threading.Thread):
         self._digests: dict[str, str] = {}  # of the modules that the process has imported
         self.start()
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process, null while there is none."""
+        return None if self._process is None else self._process.pid
+
     def run(self) -> None:
         self._pool.work(self)
 
@@ -110,12 +118,12 @@ class _Worker(threading.Thread):
         try:
             self._load(job.verifier)
             return self._ask({"check": name, "case": job.case, "timeout_s": job.timeout_s}, job.timeout_s)
-        except _Late:
+        except _Late as late:
             self.kill()
-            reason = f"no answer in {job.timeout_s:g} s"
+            reason = f"no answer in {late} s"
         except _Gone:
             reason = f"its process ended with {self.kill()}"
-        except _CannotLoad as error:
+        except (_CannotLoad, OSError) as error:
             reason = f"a worker process cannot load it: {error}"
         return {"state": "verifier_error", "reason": f"verifier {name}: {reason}"[:500]}
 
@@ -134,7 +142,7 @@ class _Worker(threading.Thread):
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+            [sys.executable, "-c", _START, *sys.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
 
     def _ask(self, message: Row, timeout_s: float) -> Row:
@@ -144,19 +152,20 @@ class _Worker(threading.Thread):
         assert process.stdout is not None
         try:
             process.stdin.write(json.dumps(message).encode() + b"\n")
-            line = self._line(process.stdout.fileno(), time.monotonic() + timeout_s)
+            process.stdin.flush()
+            line = self._line(process.stdout.fileno(), timeout_s)
         except (OSError, ValueError) as error:
             raise _Gone from error
         answer: Row = json.loads(line)
         return answer
 
-    def _line(self, out: int, deadline: float) -> bytes:
+    def _line(self, out: int, timeout_s: float) -> bytes:
+        deadline, found = time.monotonic() + timeout_s, b""
         with selectors.DefaultSelector() as selector:
             selector.register(out, selectors.EVENT_READ)
-            found = b""
             while not found.endswith(b"\n"):
                 if not selector.select(max(0.0, deadline - time.monotonic())):
-                    raise _Late
+                    raise _Late(f"{timeout_s:g}")
                 if not (piece := os.read(out, 1 << 16)):
                     raise _Gone
                 found += piece
@@ -168,6 +177,6 @@ class _Worker(threading.Thread):
         self._loaded, self._digests = set(), {}
         if process is None:
             return None
-        with contextlib.suppress(ProcessLookupError), process:
+        with contextlib.suppress(OSError), process:  # it may have ended, or not have read what it was sent
             os.killpg(process.pid, signal.SIGKILL)
         return process.wait()

@@ -23,7 +23,7 @@ from curators.verifiers.processes import Pool
 from curators.verifiers.registry import Case
 
 CODE = """
-import os, subprocess, sys, time
+import os, resource, subprocess, sys, time
 
 def act(*, prompt, response, reference):
     if response == "hang":
@@ -33,6 +33,8 @@ def act(*, prompt, response, reference):
         os._exit(3)
     if response == "exit":
         sys.exit("gone")
+    if response == "limit":
+        return float(resource.getrlimit(resource.RLIMIT_DATA)[0])
     if response == "talk":
         print("to standard output")
         return sys.stdin.read() == ""
@@ -40,7 +42,7 @@ def act(*, prompt, response, reference):
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pool() -> Iterator[Pool]:
     pool = Pool(1)
     yield pool
@@ -149,6 +151,13 @@ def test_edited_code_is_run_by_a_new_process(pool: Pool, tmp_path: Path, monkeyp
     assert outcomes(pool, new, "") == [("ok", 22.0)]
 
 
+def test_shipped_checks_have_a_limit_on_memory_and_a_users_has_none(pool: Pool, act: Verifier) -> None:
+    outcomes(pool, load_verifier("regex"), "x")
+    limit = psutil.Process(pool.workers[0].pid).rlimit(psutil.RLIMIT_DATA)[0]
+    assert limit == 2 << 30
+    assert outcomes(pool, act, "limit") == [("ok", float(psutil.RLIM_INFINITY))]
+
+
 def test_a_check_that_only_this_process_has_is_an_error(pool: Pool) -> None:
     local = Verifier(name="local", check=lambda *, prompt, response, reference: True, code_digest="0")
     ((state, reason),) = outcomes(pool, local, "")
@@ -198,7 +207,28 @@ def test_nothing_is_left_of_a_program_that_was_killed(asked: str) -> None:
 
 
 def test_a_forked_program_has_processes_of_its_own() -> None:
-    ended, _ = run(
-        "print('asked', flush=True)\nif os.fork() == 0:\n    print(ask('a').result()['scores'], flush=True)\n    sys.exit()\nos.wait()"
+    program = """
+before = pool().workers[0].pid
+print("asked", flush=True)
+if os.fork() == 0:
+    found = ask("a").result()["scores"]
+    print(found, pool().workers[0].pid != before, flush=True)
+    sys.exit()
+os.wait()
+print(ask("a").result()["scores"], pool().workers[0].pid == before)
+"""
+    ended, _ = run(program)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[1.0] True\n[1.0] True\n", "")
+
+
+def test_a_process_that_does_not_start_is_an_error(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes(pool, load_verifier("regex"), "x")
+    pool.workers[0].kill()
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.executable", "/no/such/python")
+        ((state, reason),) = outcomes(pool, load_verifier("regex"), "x")
+    assert (state, reason) == (
+        "verifier_error",
+        "verifier regex: a worker process cannot load it: [Errno 2] No such file or directory: '/no/such/python'",
     )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[1.0]\n", "")
+    assert outcomes(pool, load_verifier("json"), "1") == [("ok", 1.0)]

@@ -32,6 +32,7 @@ QUIET = {
     "PREFECT_CLI_PROMPT": "false",
 }
 START_S = 120.0
+SERVED = "api-url"  # in the server's home: where `pairmill serve` is reached
 
 
 def answers(api_url: str, timeout_s: float = 2.0) -> bool:
@@ -81,37 +82,55 @@ def await_server(process: subprocess.Popen[bytes], api_url: str, log: Path) -> N
 def prefect_server(lake_root: Path, *, port: int | None = None) -> Iterator[str]:
     """The API's URL of a server that answers, for as long as the block runs.
 
-    The one at PREFECT_API_URL is used when it answers; otherwise one is started on loopback and stopped afterwards. The
-    environment of this process points at it within the block, so import `prefect` inside.
+    The one at PREFECT_API_URL is used when it answers, then that of a `pairmill serve` over the same lake (two servers over one database
+    lock each other out); otherwise one is started on loopback and stopped afterwards. The environment of this process points at
+    it within the block, so import `prefect` inside.
 
     Raises:
         ConfigError: something listens on the port.
         StorageError: the server does not start; the message has the end of its log.
     """
-    configured = os.environ.get("PREFECT_API_URL")
-    if configured and answers(configured):
-        os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
-        yield configured
-        return
     home = (lake_root / "prefect").absolute()
+    before = {name: os.environ.get(name) for name in (*QUIET, "PREFECT_HOME", "PREFECT_API_URL")}
+    try:
+        if (there := before["PREFECT_API_URL"] or _served(home, port)) and answers(there):
+            os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ} | {"PREFECT_API_URL": there})
+            yield there
+            return
+        with _started(home, port or free_port()) as api_url:
+            os.environ.update(server_environment(home, api_url))
+            if port is not None:
+                (home / SERVED).write_text(api_url)
+            yield api_url
+    finally:
+        if port is not None:
+            (home / SERVED).unlink(missing_ok=True)
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _served(home: Path, port: int | None) -> str | None:
+    """Where the last `pairmill serve` over that directory was reached; null for who is about to serve, on a port of its own."""
+    file = home / SERVED
+    return file.read_text().strip() if port is None and file.exists() else None
+
+
+@contextmanager
+def _started(home: Path, port: int) -> Iterator[str]:
+    """A server of our own on that port."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     home.chmod(0o700)
-    port = port or free_port()
     check_port(port)
     api_url = f"http://127.0.0.1:{port}/api"
     log = home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    before = {name: os.environ.get(name) for name in (*QUIET, "PREFECT_HOME", "PREFECT_API_URL")}
     process = start_process(command, server_environment(home, api_url), log)
     try:
         await_server(process, api_url, log)
-        os.environ.update(server_environment(home, api_url))
         yield api_url
     finally:
         _send_what_waits()
         stop_process(process)
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _send_what_waits(patience_s: float = 10.0) -> None:

@@ -115,7 +115,7 @@ def lineage(lake: Lake, ref: str, pair_id: str) -> dict[str, Any]:
     with clear_errors(f"{release.ref}: cannot trace {pair_id}"), lake.reading() as con:
         found = con.sql(f"SELECT pair FROM (FROM {pairs_table(release.name)} {at}) AS pair WHERE pair_id = {literal(pair_id)}").fetchone()
         if not found:
-            raise DatasetNotFound(f"{release.ref} has no pair {pair_id!r}; it has {release.n_pairs} pairs, listed by storage.scan")
+            raise DatasetNotFound(f"{release.ref} has no pair {pair_id!r}; it has {release.n_pairs} pairs, which `pairmill sql` lists")
         pair, its_row = found[0], f"(FROM {pairs_table(release.name)} {at} WHERE pair_id = {literal(pair_id)})"
         facts: dict[str, list[dict[str, Any]]] = {table: [] for table in FACTS}
         for table in FACTS.keys() & set(tables(con, snapshot=release.snapshot)):

@@ -96,20 +96,26 @@ ENDED = """
 import sys, time
 from pathlib import Path
 from pipelines.commands.running import unwind_on_sigterm
-from pipelines.server import prefect_server
+from pipelines.server import free_port, prefect_server
 unwind_on_sigterm()
-with prefect_server(Path(sys.argv[1])) as url:
+with prefect_server(Path(sys.argv[1]), port=free_port()) as url:
     print(url, flush=True)
     time.sleep(120)
 """
 
 
-def test_a_sigterm_stops_the_server_that_the_command_started(tmp_path: Path) -> None:
+def test_a_served_server_is_used_and_a_sigterm_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run over the lake of a `pairmill serve` shows up in its UI; two servers would lock each other out of one database."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     command = [sys.executable, "-c", ENDED, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=without_server()) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert answers(url)
+        with prefect_server(tmp_path) as used:
+            assert used == url == os.environ["PREFECT_API_URL"]
+        assert "PREFECT_API_URL" not in os.environ
         process.terminate()
         assert process.wait(60) == 128 + signal.SIGTERM
     assert not answers(url)
+    assert not (tmp_path / "prefect" / "api-url").exists()

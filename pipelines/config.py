@@ -214,7 +214,7 @@ class TreeLimitsConfig(Strict):
     calls: int | None = Field(None, ge=1)
     tokens: int | None = Field(None, ge=1, description="sampled ones")
     seconds: float | None = Field(None, gt=0)
-    verifier_timeout_s: float = Field(60.0, gt=0, description="for the answers of one request")
+    verifier_timeout_s: float | None = Field(None, gt=0, description="null: the verifiers' own")
 
 
 class TreePairsConfig(Strict):

@@ -25,12 +25,17 @@ def search_run(config: StepsConfig) -> AbstractAsyncContextManager[Run]:
     return prompt_run("steps", config, {"policy": config.policy}, files={}, code={"verifier": load_verifier(config.verifier).judge})
 
 
-async def searched(run: Run) -> None:
-    """A tree for every prompt, in the lake."""
+def prepare(run: Run) -> int:
+    """Make the run ready for its shards; returns how many prompts there are to search."""
     config = run.config
     assert isinstance(config, StepsConfig)
-    await asyncio.to_thread(keep_trees, run)  # what a killed attempt had finished
+    keep_trees(run)  # what a killed attempt had finished
     run.drop_shards()
     run.slots = asyncio.Semaphore(config.concurrent_trees)
-    n = usable_prompts(run).height
+    return usable_prompts(run).height
+
+
+async def searched(run: Run) -> None:
+    """A tree for every prompt, in the lake."""
+    n = await asyncio.to_thread(prepare, run)
     await in_shards(run, lambda *shard: step_tasks.search_shard(run.key, *shard), n=n, doing="prompts searched")

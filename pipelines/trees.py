@@ -22,7 +22,7 @@ from curators.schema import NODES, check, empty, frame
 from curators.stepsearch.driver import TreeLimits, search_id, search_prompt
 from curators.stepsearch.proposals import StepConfig
 from curators.verifiers import load_verifier
-from pipelines.config import StepsConfig
+from pipelines.config import StepsConfig, TreeLimitsConfig
 from pipelines.runs import Run
 from pipelines.step_settings import search_config
 from storage import Lake
@@ -45,14 +45,11 @@ class Searcher:
     def __init__(self, run: Run) -> None:
         config = run.config
         assert isinstance(config, StepsConfig)
-        limits = config.limits
         self.run, self.policy = run, run.engines["policy"]
         self.verifier = load_verifier(config.verifier)
         self.search = search_config(config.search)
         self.steps = StepConfig(**config.steps.model_dump(), seed=run.seed)
-        self.limits = TreeLimits(
-            max_calls=limits.calls, max_tokens=limits.tokens, max_s=limits.seconds, verifier_timeout_s=limits.verifier_timeout_s
-        )
+        self.limits = _tree_limits(config.limits)
         self.found: list[tuple[str, str]] = []
         self.unwritten: list[list[dict[str, Any]]] = []
         self.down: str | None = None
@@ -117,6 +114,11 @@ class Searcher:
 
     def _write(self, name: str, trees: Sequence[list[dict[str, Any]]]) -> None:
         self.run.write(name, frame([row for rows in trees for row in rows], NODES))
+
+
+def _tree_limits(given: TreeLimitsConfig) -> TreeLimits:
+    timeout = {} if given.verifier_timeout_s is None else {"verifier_timeout_s": given.verifier_timeout_s}
+    return TreeLimits(max_calls=given.calls, max_tokens=given.tokens, max_s=given.seconds, **timeout)
 
 
 def keep_trees(run: Run, shard: str | None = None) -> None:

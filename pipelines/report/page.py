@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from curators.judging.health import MEASURES
+from curators.stepsearch.health import MEASURES as SEARCH_MEASURES
 from pipelines.report.charts import funnel_chart, health_chart, histogram
 from storage import Release
 
@@ -40,7 +41,9 @@ def build_report(release: Release) -> str:
         _head(release),
         _section("Funnel", funnel_chart(manifest["funnel"]) + _funnel_table(manifest["funnel"])),
         _section("Gates", _gates(manifest["gates"])),
-        _section("Judge", _health(manifest.get("health"))),
+        _section("Searches", _searches(manifest["search"]))
+        if manifest.get("search")
+        else _section("Judge", _health(manifest.get("health"))),
         _section("Pairs", _distributions(pairs)),
         _section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
     ]
@@ -102,10 +105,19 @@ def _gates(gates: list[dict[str, Any]]) -> str:
 def _health(health: Mapping[str, Any] | None) -> str:
     if not health:
         return "<p>No judge ran: the labels came with the data.</p>"
-    shares = [{"figure": what, **health[k]} for k, what in MEASURES.items() if k in health and health[k]["n"]]
     states = ", ".join(f"{n:,} {state}" for state, n in health["states"].items())
     line = f"<p>{escape(str(health['judge']))}: {health['n_judgments']:,} judgments ({escape(states)})</p>"
-    return line + (health_chart(shares) if shares else "")
+    return line + _shares(health, MEASURES)
+
+
+def _searches(search: Mapping[str, Any]) -> str:
+    trees = search["finished"]["n"]
+    return f"<p>{trees:,} trees; answers graded by {escape(str(search['judge']))}</p>" + _shares(search, SEARCH_MEASURES)
+
+
+def _shares(health: Mapping[str, Any], measures: Mapping[str, str]) -> str:
+    shares = [{"figure": what, **health[k]} for k, what in measures.items() if k in health and health[k]["n"]]
+    return health_chart(shares) if shares else ""
 
 
 def _distributions(pairs: pl.DataFrame) -> str:
@@ -129,25 +141,40 @@ def _examples(pairs: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _example(pair: Mapping[str, Any], release: Release) -> str:
-    critiques = (
-        pl.scan_parquet(release.frozen / "judgments.parquet")
-        .filter(pl.col("generation_ids").list.contains(pair["chosen_id"]) & pl.col("generation_ids").list.contains(pair["rejected_id"]))
-        .sort("order", "vote", "attempt")
-        .collect()
-    )
     behind = "".join(
         f"<p class=meta>order {row['order']}, first shown is {'chosen' if row['generation_ids'][0] == pair['chosen_id'] else 'rejected'}: "
         f"{escape(row['label'] or row['state'])}</p><pre>{escape(row['raw'] or '')}</pre>"
-        for row in critiques.iter_rows(named=True)
+        for row in _critiques(pair, release)
     )
     judged = f"<details><summary>what the judge wrote</summary>{behind}</details>" if behind else ""
     margin = "unknown" if pair["margin"] is None else f"{pair['margin']:.3g}"
     about = f"<p class=meta>{escape(pair['pair_id'])} · margin {margin} · {escape(pair['split'])}</p>"
+    shared, chosen, rejected = _sides(pair)
     return (
-        f'<div class="pair">{about}<pre>{turns_text(pair["prompt"])}</pre>'
-        f'<div class="sides"><div class="chosen"><p class=meta>chosen</p><pre>{turns_text(pair["chosen"])}</pre></div>'
-        f'<div class="rejected"><p class=meta>rejected</p><pre>{turns_text(pair["rejected"])}</pre></div></div>{judged}</div>'
+        f'<div class="pair">{about}<pre>{turns_text(pair["prompt"])}</pre>{shared}'
+        f'<div class="sides"><div class="chosen"><p class=meta>chosen</p><pre>{chosen}</pre></div>'
+        f'<div class="rejected"><p class=meta>rejected</p><pre>{rejected}</pre></div></div>{judged}</div>'
     )
+
+
+def _critiques(pair: Mapping[str, Any], release: Release) -> list[dict[str, Any]]:
+    """The judgments of both sides together; a version whose labels come from elsewhere has none."""
+    path = release.frozen / "judgments.parquet"
+    if not path.exists():
+        return []
+    both = [pl.col("generation_ids").list.contains(pair[f"{side}_id"]) for side in ("chosen", "rejected")]
+    return pl.scan_parquet(path).filter(*both).sort("order", "vote", "attempt").collect().to_dicts()
+
+
+def _sides(pair: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What both sides share of the answer, and either side; of steps, the steps alone."""
+    if pair["kind"] != "step":
+        return "", turns_text(pair["chosen"]), turns_text(pair["rejected"])
+    chosen, rejected = (
+        f"{escape(pair[f'{side}_step'])}</pre><p class=meta>Q {pair[f'{side}_q']:.2f}, {pair[f'{side}_visits']} visits</p><pre>"
+        for side in ("chosen", "rejected")
+    )
+    return f"<p class=meta>step {pair['depth']}, after</p><pre>{escape(pair['prefix'])}</pre>", chosen, rejected
 
 
 def turns_text(messages: str) -> str:

@@ -89,18 +89,16 @@ class Process:
         path = os.pathsep.join([str(ROOT), str(folder)])
         environment = {**os.environ, **QUIET, "PREFECT_API_URL": api, "PAIRMILL_LAKE": str(lake), "PYTHONPATH": path}
         command = [sys.executable, "main.py", str(config)]
-        self.process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-        )
+        with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
+            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True)
 
     def noted(self, name: str) -> list[str]:
         path = self.folder / name
         return path.read_text().splitlines() if path.exists() else []
 
     def told(self) -> dict[str, Any]:
-        out, err = self.process.communicate(timeout=280)
-        assert self.process.returncode == 0, err
-        return dict(json.loads(out.strip().splitlines()[-1]))
+        assert self.process.wait(timeout=280) == 0, self.noted("err")[-20:]
+        return dict(json.loads(self.noted("out")[-1]))
 
 
 @pytest.mark.slow
@@ -115,7 +113,7 @@ def test_a_run_that_is_killed_repeats_what_was_in_flight_and_ends_as_if_nothing_
     lake = tmp_path / "lake"
     first = Process(tmp_path / "first", config, lake, prefect_api)
     while len(first.noted("answered")) < n_calls // 2:
-        assert first.process.poll() is None, first.process.communicate()
+        assert first.process.poll() is None, first.noted("err")[-20:]
         time.sleep(0.05)
     os.killpg(first.process.pid, signal.SIGKILL)
     first.process.wait()

@@ -270,7 +270,7 @@ class TrainConfig(Strict):
     dataset: str = Field(description="NAME, NAME@VERSION or NAME@TAG")
     lake: str | None = None
     policy: EngineField | None = Field(None, description="the model to train; null: the policy that the version was sampled from")
-    view: str = "dpo"
+    view: str | None = Field(None, description="a training format, see docs/views.md; null: step for a version of flow steps, else dpo")
     form: Literal["conversational", "standard"] = "conversational"
     handoff_format: Literal["duckdb", "parquet", "jsonl"] = "duckdb"
     command: str | None = Field(

@@ -138,9 +138,14 @@ def _exam(config: EvaluationConfig, release: Release) -> Exam:
 
 
 def _weights_key(config: TrainConfig, release: Release, fingerprint: str) -> str:
-    asked = config.model_dump(mode="json", include={"view", "form", "handoff_format", "command", "params"})
+    asked = config.model_dump(mode="json", include={"form", "handoff_format", "command", "params"}) | {"view": view_of(config, release)}
     code = {name: file_digest(file) for name, file in code_of(config.command).items()}
     return digest("weights", release.ref, release.digest, fingerprint, asked, code, size=12)
+
+
+def view_of(config: TrainConfig, release: Release) -> str:
+    """The training format: the configured one, else what the version is made for."""
+    return config.view or ("step" if release.manifest.get("kind") == "steps" else "dpo")
 
 
 def _run_key(config: TrainConfig, weights: str, policy: EngineConfig, exam: Exam | None) -> str:

@@ -22,7 +22,7 @@ from pipelines.progress import showing
 from pipelines.tasks import PLAIN
 from pipelines.training.evaluate import compare
 from pipelines.training.job import TrainResult, finished, progress, run_trainer
-from pipelines.training_run import TRAININGS, TrainingRun
+from pipelines.training_run import TRAININGS, TrainingRun, view_of
 from storage.calls import open_ledger
 from storage.checkpoints import Checkpoint, promote, register
 from storage.handoff import write_handoff
@@ -35,7 +35,11 @@ async def hand_off(key: str) -> str:
     config = run.config
     run.handoff = await asyncio.to_thread(
         lambda: write_handoff(
-            run.release.frozen, run.directory / "handoff", view=config.view, form=config.form, format=config.handoff_format
+            run.release.frozen,
+            run.directory / "handoff",
+            view=view_of(config, run.release),
+            form=config.form,
+            format=config.handoff_format,
         )
     )
     return str(run.handoff)

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from curators.engines.fingerprint import fingerprint
 from curators.errors import ConfigError, EngineError
 from curators.sampling import make_prompt
-from curators.schema import PAIRS, PROMPTS, frame
+from curators.schema import PAIRS, PROMPTS, STEP_PAIRS, frame
 from pipelines import training_tasks as tasks
 from pipelines.config import TrainConfig
 from pipelines.training.job import TrainerError
@@ -23,6 +24,7 @@ from pipelines.training_run import training
 from storage.checkpoints import history
 from storage.lake import open_lake
 from storage.publishing import publish
+from storage.versions import resolve
 
 TRAINER = """
 import os, pathlib, sys
@@ -175,3 +177,18 @@ async def test_a_trainer_that_failed_is_started_again(given: dict[str, Any], tmp
     with pytest.raises(TrainerError, match="ended with exit code 3"):
         await trained(given)
     assert len((await trained(given))[1]) == 2
+
+
+async def test_a_version_of_step_pairs_is_handed_off_as_steps_unless_another_view_is_asked_for(
+    given: dict[str, Any], lake_root: Path
+) -> None:
+    whole = pl.read_parquet(resolve(open_lake(lake_root), "sums@1").frozen / "pairs.parquet")
+    filled = {"prefix": "", "chosen_step": "chosen", "rejected_step": "rejected", "alpha": 0.1, "depth": 1, "chosen_terminal": False}
+    filled |= {"rejected_terminal": True, "chosen_q": 0.5, "rejected_q": -0.5, "chosen_visits": 2, "rejected_visits": 1}
+    steps = [{**row, **filled, "kind": "step"} for row in whole.to_dicts()]
+    with open_lake(lake_root) as lake:
+        publish(lake, "sums-steps", frame(steps, STEP_PAIRS), manifest={"kind": "steps"}, author="test", commit_id="steps")
+    for dataset, asked, expected in (("sums@1", None, "dpo"), ("sums-steps@1", None, "step"), ("sums-steps@1", "step-dpo", "step-dpo")):
+        async with training(TrainConfig(**{**given, "dataset": dataset, "view": asked}), None) as run:
+            handoff = json.loads((Path(await tasks.hand_off.fn(run.key)) / "handoff.json").read_text())
+            assert handoff["view"] == expected

@@ -15,6 +15,7 @@ from curators.engines.fake import FakeEngine
 from curators.errors import ConfigError, CurationError, SchemaError
 from curators.sampling import make_prompt
 from curators.schema import GENERATIONS, PROMPTS, frame
+from curators.verifiers import load_verifier
 from pipelines.training.evaluate import Z95, bootstrap_interval, cluster_se, compare, evaluate, unseen
 
 
@@ -192,6 +193,14 @@ def test_a_check_that_raises_decides_nothing_and_ends_nothing() -> None:
 
     found = compare(right, right, prompts, brittle)
     assert (found.n_samples, found.n_unscored, found.accuracy_after) == (3, 1, 1.0)
+
+
+def test_a_verifier_grades_in_a_process_of_its_own_and_decides_as_the_function_does() -> None:
+    prompts = prompts_frame(4)
+    before, after = answers(prompts, [["wrong"], ["right"], ["wrong"], ["!refused"]]), answers(prompts, [["right"]] * 4)
+    verifier = load_verifier("regex")
+    assert verifier.in_process_chars == 0
+    assert compare(before, after, prompts, verifier) == compare(before, after, prompts, exact)
 
 
 def test_an_answer_that_arrived_empty_is_graded() -> None:

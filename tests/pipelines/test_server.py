@@ -85,6 +85,7 @@ with prefect_server(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_what_prefect_still_holds_is_sent_before_the_server_stops(tmp_path: Path) -> None:
     command = [sys.executable, "-c", LATE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=without_server())
@@ -104,6 +105,7 @@ with prefect_server(Path(sys.argv[1]), port=free_port()) as url:
 """
 
 
+@pytest.mark.slow
 def test_a_served_server_is_used_and_a_sigterm_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run over the lake of a `pairmill serve` shows up in its UI; two servers would lock each other out of one database."""
     monkeypatch.delenv("PREFECT_API_URL", raising=False)

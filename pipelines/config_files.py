@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from curators.errors import ConfigError
+from curators.verifiers import load_verifier
 from pipelines.config import FLOW_CONFIGS
 
 ENGINES = ("policy", "judge")
@@ -41,6 +42,23 @@ def validated(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
         return model.model_validate(values)
     except ValidationError as error:
         raise ConfigError("\n".join(_problem(model, dict(found)) for found in error.errors())) from error
+
+
+def check_inputs(config: Any) -> None:
+    """Refuse a file or verifier that is not there, before a server is started for the run.
+
+    Raises:
+        ConfigError: what is not there, under the key that names it.
+    """
+    evaluation = getattr(config, "evaluation", None)
+    places = [("prompts", getattr(config, "prompts", None)), *(("files", file) for file in getattr(config, "files", ()))]
+    places += [("evaluation.prompts", evaluation.prompts)] if evaluation else []
+    for name, path in places:
+        if path is not None and not Path(path).exists():
+            raise ConfigError(f"{name}: no file {path!r}; give a .jsonl[.gz], .parquet or .csv file")
+    for verifier in (getattr(config, "verifier", None), evaluation.verifier if evaluation else None):
+        if verifier is not None:
+            load_verifier(verifier)
 
 
 def _read(file: str) -> dict[str, Any]:

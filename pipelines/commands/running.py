@@ -21,7 +21,7 @@ from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
 from pipelines.commands.output import one_line_errors
 from pipelines.config import FLOW_CONFIGS
-from pipelines.config_files import load_config, validated
+from pipelines.config_files import check_inputs, load_config, validated
 
 FLOWS = {
     "curate": "pipelines.flows.curate",
@@ -37,6 +37,7 @@ def run_flow(flow: str, config: Any) -> dict[str, Any]:
     """Run one flow in this process against the Prefect server that answers, else against one started for it."""
     from pipelines.server import prefect_server
 
+    check_inputs(config)
     unwind_on_sigterm()
     with prefect_server(config.lake_root) as api_url:
         click.echo(f"Prefect: {api_url.removesuffix('/api')}", err=True)

@@ -9,7 +9,7 @@ import yaml
 
 from curators.errors import ConfigError
 from pipelines.config import FLOW_CONFIGS, CurateConfig
-from pipelines.config_files import load_config
+from pipelines.config_files import check_inputs, load_config
 
 ENOUGH = ["dataset=x", "prompts=p.jsonl", "policy=fake:", "judge=fake:judge"]
 
@@ -70,6 +70,7 @@ def test_every_deployment_fits_its_flow() -> None:
     """The YAML and the signatures cannot drift apart."""
     flows = {
         "pipelines.flows.curate.curate": "curate",
+        "pipelines.flows.steps.steps": "steps",
         "pipelines.flows.train.train": "train",
         "pipelines.flows.importing.import_dataset": "import",
     }
@@ -79,9 +80,35 @@ def test_every_deployment_fits_its_flow() -> None:
         FLOW_CONFIGS[flows[deployment["entrypoint"]]].model_validate(deployment["parameters"]["config"])
 
 
+def test_no_two_nights_run_at_once() -> None:
+    """A second nightly deployment is there with its schedule switched off."""
+    declared = yaml.safe_load((Path(__file__).parents[2] / "flows.yaml").read_text())["deployments"]
+    scheduled = {each["name"]: [schedule.get("active", True) for schedule in each["schedules"]] for each in declared if "schedules" in each}
+    assert scheduled == {"nightly": [True], "nightly-steps": [False]}
+
+
 def test_the_demo_configurations_are_valid() -> None:
     root = Path(__file__).parents[2]
     files = sorted(root.glob("examples/*/*.yaml"))
     assert files
     for file in files:
-        load_config("curate", str(file), [])
+        load_config("steps" if file.stem == "steps" else "curate", str(file), [])
+
+
+@pytest.mark.parametrize(
+    ("flow", "assignments", "said"),
+    [
+        ("curate", ["prompts=none.jsonl", "verifier=numeric"], r"prompts: no file 'none\.jsonl'; give a \.jsonl"),
+        ("curate", ["prompts={here}", "verifier=numerc"], "'numerc' is not shipped"),
+        ("steps", ["prompts={here}", "verifier=no_such_module:f"], "cannot import 'no_such_module'"),
+        ("import", ["files=[{here}, none.parquet]"], r"files: no file 'none\.parquet'"),
+        ("train", ["evaluation.prompts=none.csv", "evaluation.verifier=numeric"], r"evaluation\.prompts: no file 'none\.csv'"),
+        ("train", ["evaluation.prompts={here}", "evaluation.verifier=numerc"], "'numerc' is not shipped"),
+    ],
+)
+def test_what_is_not_there_is_told_before_a_server_starts(flow: str, assignments: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "here.jsonl").write_text("")
+    given = [each.replace("{here}", str(tmp_path / "here.jsonl")) for each in assignments]
+    engine = ["policy=fake:"] if flow in ("curate", "steps") else []
+    with pytest.raises(ConfigError, match=said):
+        check_inputs(load_config(flow, None, ["dataset=x", *engine, *given]))

@@ -32,7 +32,7 @@ def eventually(found: Callable[[], Any], within_s: float) -> Any:
 def write_flows(path: Path) -> Path:
     """The project's own flows.yaml with deterministic engines, so that a triggered run needs no model."""
     flows = yaml.safe_load((ROOT / "flows.yaml").read_text())
-    nightly, train = flows["deployments"]
+    nightly, _, train, _ = flows["deployments"]
     nightly["parameters"]["config"] = {
         "dataset": "arithmetic",
         "prompts": "p.jsonl",
@@ -72,10 +72,11 @@ def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> No
         serve = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         assert eventually(lambda: answers(api), 120), (tmp_path / "serve.log").read_text()
-        assert eventually(lambda: len(deployments(api)) == 2, 120), (tmp_path / "serve.log").read_text()
+        assert eventually(lambda: len(deployments(api)) == 4, 120), (tmp_path / "serve.log").read_text()
         scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
         assert eventually(lambda: ask(api, "flow_runs/count", scheduled) > 0, 90), "a schedule without runs: is SQLAlchemy too new?"
-        assert len(ask(api, "automations/filter", {})) == 1
+        assert eventually(lambda: len(ask(api, "automations/filter", {})) == 2, 30)
+        assert {d["name"]: d["next_run"] for d in deployments(api)}["steps/nightly-steps"] is None, "its schedule is switched off"
 
         nightly = next(d for d in ask(api, "deployments/filter", {}) if d["name"] == "nightly")
         run = ask(api, f"deployments/{nightly['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
@@ -97,8 +98,8 @@ def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> No
             text=True,
         )
         assert again.returncode == 0, again.stdout + again.stderr
-        assert len(deployments(api)) == 2
-        assert len(ask(api, "automations/filter", {})) == 1
+        assert len(deployments(api)) == 4
+        assert len(ask(api, "automations/filter", {})) == 2
     finally:
         family = psutil.Process(serve.pid).children(recursive=True)
         serve.send_signal(signal.SIGINT)

@@ -142,7 +142,7 @@ def test_a_run_that_is_killed_repeats_what_was_in_flight_and_ends_as_if_nothing_
 @pytest.mark.slow
 def test_the_embedded_policy_is_searched_and_trains_on_its_steps(pairmill: Pairmill, tmp_path: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    done = pairmill("run", "steps", "--config", "examples/arithmetic/steps.yaml", "--set", "limit=40")
+    done = pairmill("run", "steps", "--config", "examples/arithmetic/steps.yaml", "--set", "limit=40", "--set", "gates.min_pairs=1")
     assert done.returncode == 0, done.stderr
     told = outcome(done)
     assert told["counts"]["pairs"] > 20

@@ -58,11 +58,11 @@ def test_code_that_passes_and_code_that_fails(tests: str) -> None:
         ("while True:\n    pass", "not done in 0.7 s"),
         # 300 sleeping children and no more: where nothing stops it, this must not take the machine down
         ("import os, time\nfor _ in range(300):\n    if not os.fork():\n        time.sleep(2)\n        os._exit(0)", "BlockingIOError: "),
-        ("open('big', 'w').write('a' * 10**8)", "OSError: [Errno 27] File too large"),
+        ("open('big', 'w').write('a' * 2 * 10**7)", "OSError: [Errno 27] File too large"),
     ],
 )
 def test_whatever_code_does_it_has_failed(code: str, reason: str) -> None:
-    found = grade(code, timeout_s=0.7)
+    found = grade(code, timeout_s=0.7 if reason.startswith("not done") else 30)
     assert found.value is False
     assert found.reason.startswith(reason)
 

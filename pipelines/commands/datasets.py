@@ -158,7 +158,7 @@ def sql(query: str, lake: str, as_json: bool) -> None:
     from storage import query as ask
 
     with open_lake(lake, create=False) as opened:
-        print_rows(ask(opened, query).to_dicts(), as_json=as_json, empty="no rows")
+        print_rows(ask(opened, query).to_dicts(), as_json=as_json, empty="no rows", most_rows=100, widest=60)
 
 
 @click.command()

@@ -41,8 +41,15 @@ def print_json(value: Any) -> None:
     click.echo(orjson.dumps(value, option=option | orjson.OPT_NON_STR_KEYS, default=str).decode())
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str = "nothing there") -> None:
-    """A list of like mappings as a table, or as a JSON list."""
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    as_json: bool,
+    empty: str = "nothing there",
+    most_rows: int | None = None,
+    widest: int | None = None,
+) -> None:
+    """A list of like mappings as a table, or as a JSON list. A table ends after `most_rows`, and its cells after `widest` characters."""
     if as_json:
         print_json(rows)
         return
@@ -53,9 +60,21 @@ def print_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool, empty: str =
     for column in rows[0]:
         numeric = isinstance(rows[0][column], (int, float)) and not isinstance(rows[0][column], bool)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell(value)) for value in row.values()))
+    for row in rows[:most_rows]:
+        table.add_row(*(escape(shortened(cell(value), widest)) for value in row.values()))
     console().print(table)
+    if most_rows is not None and len(rows) > most_rows:
+        click.echo(f"… {len(rows) - most_rows:,} more rows; --json shows all of them")
+
+
+def shortened(text: str, widest: int | None) -> str:
+    """One line of at most that many characters.
+
+    >>> shortened("two\\nlines", 6)
+    'two l…'
+    """
+    line = " ".join(text.split()) if widest is not None else text
+    return line if widest is None or len(line) <= widest else line[: widest - 1] + "…"
 
 
 def console() -> Console:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from pipelines.commands.output import print_rows
 from pipelines.commands.showing import print_outcome
 
 CALLS = {"samples": 8, "hits": 3, "requests": 1200, "failures": 1, "prompt_tokens": 10, "completion_tokens": 20, "usd": None}
@@ -50,3 +52,14 @@ def test_a_training_says_what_it_gained(capsys: pytest.CaptureFixture[str]) -> N
     text = said(outcome, capsys)
     assert "trained  sums@1 from sums@3  /c/1" in text
     assert "57.0% → 60.0%, gain +3.0% (95% interval +1.0% to +5.0%) on 400 unseen prompts" in text
+
+
+def test_a_wide_table_is_shortened_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"n": i, "text": f"row {i}\n" + "long " * 40} for i in range(12)]
+    print_rows(rows, as_json=False, most_rows=10, widest=20)
+    text = capsys.readouterr().out
+    assert "row 9 long long lon…" in text
+    assert "row 10" not in text
+    assert "… 2 more rows; --json shows all of them" in text
+    print_rows(rows, as_json=True, most_rows=10, widest=20)
+    assert json.loads(capsys.readouterr().out) == rows

@@ -1,4 +1,4 @@
-"""Configuration: one frozen root model per flow, the only pydantic and the only place that reads the environment.
+"""Configuration: one frozen root model per flow, and the only place that reads the environment. That of flow `steps` is `steps_config`.
 
 A flow's signature is its configuration, so that the Prefect UI draws the form, `flows.yaml` carries the values, and an unknown
 key, however deep, is refused before anything runs. Paths are relative to the working directory of the run.
@@ -8,21 +8,10 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 DATASET_NAME = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -31,7 +20,8 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _spec(value: Any) -> Any:
+def engine_spec(value: Any) -> Any:
+    """A bare string as the spec of an engine."""
     return {"engine": value} if isinstance(value, str) else value
 
 
@@ -49,7 +39,7 @@ class EngineConfig(Strict):
     threads: int | None = Field(None, ge=1, description="CPU threads of an hf: engine; null: torch's default")
 
 
-EngineField = Annotated[EngineConfig, BeforeValidator(_spec)]
+EngineField = Annotated[EngineConfig, BeforeValidator(engine_spec)]
 
 
 class SamplingConfig(Strict):
@@ -72,7 +62,7 @@ class JudgeConfig(EngineConfig):
     max_tokens: int = Field(4096, ge=1)
 
 
-JudgeField = Annotated[JudgeConfig, BeforeValidator(_spec)]
+JudgeField = Annotated[JudgeConfig, BeforeValidator(engine_spec)]
 
 
 class PairsConfig(Strict):
@@ -159,101 +149,6 @@ class ImportConfig(RunConfig):
     pairs: PairsConfig = PairsConfig()
 
 
-class SearchPresetConfig(Strict):
-    """How a tree is searched: a preset, and what is to be other than in it. Null: as in the preset.
-
-    `curators.stepsearch.config` explains.
-    """
-
-    preset: Literal["default", "paper", "ref"] = "default"
-    simulations: PositiveInt | None = Field(None, description="before each commit to a step")
-    root_multiplier: PositiveInt | None = Field(None, description="times as many before the first")
-    first_children: PositiveInt | None = Field(None, description="steps sampled below the prompt")
-    children: PositiveInt | None = Field(None, description="steps sampled below every other node")
-    depth_limit: PositiveInt | Literal["unlimited"] | None = Field(None, description="steps below the current root")
-    max_depth: PositiveInt | Literal["unlimited"] | None = Field(None, description="steps of an answer")
-    c_puct: NonNegativeFloat | None = None
-    gamma: Annotated[float, Field(ge=0, le=1)] | None = None
-    prior_mode: Literal["sibling_softmax", "ref", "paper"] | None = None
-    length_power: float | None = None
-    prior_temperature: PositiveFloat | None = None
-    backup_weights: Literal["visits", "at_least_one"] | None = None
-    root_visits: Literal[1, 2] | None = None
-    tie_rule: Literal["prior", "index"] | None = None
-    commit_rule: Literal["visits_range", "visits", "q"] | None = None
-    virtual_loss: NonNegativeFloat | None = None
-    truncated_outcome: float | Literal["ungraded"] | None = Field(None, description="of an answer that was cut off")
-    adjustments: Literal["none", "ref"] | None = None
-
-
-def _pattern(text: str | None) -> str | None:
-    try:
-        re.compile(text or "")
-    except re.error as error:
-        raise ValueError(f"no regular expression: {error}") from error
-    return text
-
-
-class StepSamplingConfig(Strict):
-    """How the steps below a node are sampled and answers recognised."""
-
-    delimiter: str = Field("\n", min_length=1, description="ends a step, and is part of it")
-    temperature: float = Field(1.0, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int = Field(128, ge=1, description="of one step")
-    answer: Annotated[str | None, AfterValidator(_pattern)] = Field(
-        None, description="a step in which this regular expression is found ends the answer; null: only the model's own end does"
-    )
-    right_from: float = Field(1.0, description="the verifier's score from which an answer is right")
-    in_flight: int = Field(1, ge=1, description="simulations of one tree at a time; with 1 the tree does not depend on timing")
-
-
-class TreeLimitsConfig(Strict):
-    """Where one tree ends with what there is; null: nowhere. Answers from the ledger count."""
-
-    calls: int | None = Field(None, ge=1)
-    tokens: int | None = Field(None, ge=1, description="sampled ones")
-    seconds: float | None = Field(None, gt=0)
-    verifier_timeout_s: float | None = Field(None, gt=0, description="null: the verifiers' own")
-
-
-class TreePairsConfig(Strict):
-    """Which pairs are made of the trees: a preset, and what is to be other than in it. Null: as in the preset.
-
-    `curators.stepsearch.extraction` explains. Of kind `response` only `max_per_prompt`, `use_unfinished` and `test_share` count.
-    """
-
-    kind: Literal["step", "response"] = Field("step", description="sibling steps, or whole answers of the same trees as a baseline")
-    preset: Literal["default", "paper", "ref"] = "default"
-    use_unfinished: bool = Field(True, description="may a tree that a cap ended early give pairs?")
-    parents: Literal["all", "path"] | None = None
-    rejected: Literal["lowest_q", "second_best", "random_nonbest", "hardest"] | None = None
-    label_value: Literal["q", "w_mean", "w_max"] | None = None
-    min_gap: NonNegativeFloat | None = None
-    min_visits: Annotated[int, Field(ge=0)] | None = None
-    require_outcomes: bool | None = None
-    signs_agree: bool | None = None
-    allow_injected: bool | None = None
-    solved_only: bool | None = None
-    max_per_parent: PositiveInt | None = None
-    max_per_prompt: PositiveInt | Literal["unlimited"] | None = None
-    alpha_mode: Literal["visits", "q", "paper", "ref"] | None = None
-    kappa: NonNegativeFloat | None = None
-    tau: PositiveFloat | None = None
-    test_share: float = Field(0.1, ge=0, lt=1, description="share of prompts, by hash of their id")
-
-
-class StepsConfig(PromptsConfig):
-    """prompts → searched trees → pairs of steps → gates → a published version."""
-
-    verifier: str = Field(description="a shipped check or module:function: grades the answers")
-    search: SearchPresetConfig = SearchPresetConfig()
-    steps: StepSamplingConfig = StepSamplingConfig()
-    limits: TreeLimitsConfig = TreeLimitsConfig()
-    pairs: TreePairsConfig = TreePairsConfig()
-    concurrent_trees: int = Field(512, ge=1, description="trees searched at a time, over all shards")
-
-
 class EvaluationConfig(Strict):
     prompts: str
     verifier: str
@@ -284,9 +179,6 @@ class TrainConfig(Strict):
     @property
     def lake_root(self) -> Path:
         return Path(self.lake or default_lake())
-
-
-FLOW_CONFIGS: dict[str, type[BaseModel]] = {"curate": CurateConfig, "steps": StepsConfig, "train": TrainConfig, "import": ImportConfig}
 
 
 def default_lake() -> str:

@@ -12,9 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from curators.errors import ConfigError
 from curators.verifiers import load_verifier
-from pipelines.config import FLOW_CONFIGS
+from pipelines.config import CurateConfig, ImportConfig, TrainConfig
+from pipelines.steps_config import StepsConfig
 
-ENGINES = ("policy", "judge")
+FLOW_CONFIGS: dict[str, type[BaseModel]] = {"curate": CurateConfig, "steps": StepsConfig, "train": TrainConfig, "import": ImportConfig}
+ENGINES = ("policy", "judge", "reward")
 
 
 def load_config(flow: str, file: str | None, assignments: Iterable[str]) -> BaseModel:

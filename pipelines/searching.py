@@ -7,10 +7,11 @@ from contextlib import AbstractAsyncContextManager
 
 from curators.verifiers import load_verifier
 from pipelines import step_tasks
-from pipelines.config import StepsConfig
+from pipelines.config import EngineConfig
 from pipelines.prompt_runs import in_shards, prompt_run
 from pipelines.runs import Run
-from pipelines.step_settings import extraction, search_config
+from pipelines.step_settings import check_pairs, search_config
+from pipelines.steps_config import StepsConfig
 from pipelines.trees import keep_trees, usable_prompts
 
 
@@ -21,8 +22,13 @@ def search_run(config: StepsConfig) -> AbstractAsyncContextManager[Run]:
         ConfigError: a parameter of the search or of the pairs that is not allowed; nothing has been opened then.
     """
     search_config(config.search)
-    extraction(config.pairs, policy="", seed=0)
-    return prompt_run("steps", config, {"policy": config.policy}, files={}, code={"verifier": load_verifier(config.verifier).judge})
+    check_pairs(config)
+    roles: dict[str, EngineConfig] = {"policy": config.policy, **({"reward": config.reward} if config.reward else {})}
+    rubrics = {"self_eval": config.self_eval, "reward": config.reward}
+    files = {f"{name}.rubric": given.rubric for name, given in rubrics.items() if given and given.rubric.endswith(".md")}
+    functions = {"verifier": config.verifier, "reward_function": config.reward_function}
+    code = {name: load_verifier(function).judge for name, function in functions.items() if function}
+    return prompt_run("steps", config, roles, files=files, code=code)
 
 
 def prepare(run: Run) -> int:

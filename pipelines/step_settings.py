@@ -1,4 +1,4 @@
-"""From a preset and what is to be other than in it, as a configuration gives them, to the parameters of curators."""
+"""From the configuration of flow `steps` to the parameters of curators: presets with what is to be other than in them, and raters."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from curators.stepsearch.config import SearchConfig, preset
+from curators.engines.base import Engine
+from curators.errors import ConfigError
+from curators.judging.prompts import load_rubric
+from curators.judging.protocol import JudgeConfig
+from curators.stepsearch.config import SearchConfig, ValueWeights, preset
+from curators.stepsearch.driver import TreeLimits
+from curators.stepsearch.evaluation import Checked, Judged, Source, Values
 from curators.stepsearch.extraction import EXTRACTIONS, StepPairConfig
-from pipelines.config import SearchPresetConfig, Strict, TreePairsConfig
+from curators.verifiers import load_verifier
+from pipelines.config import Strict
+from pipelines.steps_config import RatingConfig, SearchPresetConfig, StepsConfig, TreeLimitsConfig, TreePairsConfig
 
 NO_BOUND = ("unlimited", "ungraded")
 """What a configuration says where a parameter is to be null, since null there leaves it to the preset."""
@@ -23,7 +31,33 @@ def search_config(given: SearchPresetConfig) -> SearchConfig:
     Raises:
         ConfigError: a value that is not allowed.
     """
-    return replace(preset(given.preset), **_changes(given, but=("preset",)))
+    weights = ValueWeights(**given.weights.model_dump())
+    return replace(preset(given.preset), **_changes(given, but=("preset", "weights")), weights=weights)
+
+
+def tree_limits(given: TreeLimitsConfig) -> TreeLimits:
+    """Where a tree ends."""
+    timeout = {} if given.verifier_timeout_s is None else {"verifier_timeout_s": given.verifier_timeout_s}
+    return TreeLimits(max_calls=given.calls, max_tokens=given.tokens, max_s=given.seconds, **timeout)
+
+
+def values_of(config: StepsConfig, engines: Mapping[str, Engine], *, seed: int, secret: bytes) -> Values:
+    """Who is asked what steps are worth, beside the verifier.
+
+    Raises:
+        ConfigError: no such rubric or function, or a rubric that is not pointwise.
+    """
+
+    def judged(engine: Engine, given: RatingConfig) -> Judged:
+        asked = JudgeConfig(
+            channel=given.channel, votes=given.votes, temperature=given.temperature, max_tokens=given.max_tokens, seed=seed, secret=secret
+        )
+        return Judged(engine=engine, rubric=load_rubric(given.rubric), config=asked)
+
+    reward: Source | None = judged(engines["reward"], config.reward) if config.reward else None
+    if config.reward_function is not None:
+        reward = Checked(verifier=load_verifier(config.reward_function))
+    return Values(self_eval=judged(engines["policy"], config.self_eval) if config.self_eval else None, reward=reward)
 
 
 def extraction(given: TreePairsConfig, *, policy: str, seed: int) -> StepPairConfig:
@@ -34,6 +68,18 @@ def extraction(given: TreePairsConfig, *, policy: str, seed: int) -> StepPairCon
     """
     changes = _changes(given, but=("preset", "kind", "use_unfinished"))
     return replace(EXTRACTIONS[given.preset], **changes, policy=policy, seed=seed)
+
+
+def check_pairs(config: StepsConfig) -> None:
+    """Refuse pairs that no tree of this search can give.
+
+    Raises:
+        ConfigError: they take graded answers, and nobody grades.
+    """
+    rule = extraction(config.pairs, policy="", seed=0)
+    if config.verifier is None and (config.pairs.kind == "response" or rule.require_outcomes):
+        how = "kind response pairs" if config.pairs.kind == "response" else "require_outcomes asks for"
+        raise ConfigError(f"pairs: {how} right and wrong answers, and nobody grades them; give `verifier`, or pairs.require_outcomes=false")
 
 
 def _changes(given: Strict, *, but: tuple[str, ...]) -> Mapping[str, Any]:

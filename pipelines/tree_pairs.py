@@ -16,9 +16,9 @@ from curators.stepsearch.health import search_counts, search_health
 from curators.stepsearch.writing import answer_funnel, answer_pairs
 from curators.verifiers import load_verifier
 from pipelines.candidates import weigh
-from pipelines.config import StepsConfig
 from pipelines.runs import Run
 from pipelines.step_settings import extraction
+from pipelines.steps_config import StepsConfig
 from pipelines.trees import nodes_of, usable_prompts
 
 KEPT = "kept"
@@ -46,7 +46,7 @@ def build(run: Run) -> dict[str, int]:
         stage="pairs", unit="pairs", n_in=every.height, n_kept=pairs.height, dropped={"duplicate_pair": every.height - pairs.height}
     )
     run.figures.funnels = [*run.figures.funnels[:1], *merge(funnels), repeated]
-    run.figures.search = search_health(counts, judge=load_verifier(config.verifier).judge)
+    run.figures.search = search_health(counts, judge=load_verifier(config.verifier).judge if config.verifier else None)
     unfinished = counts["trees"] - counts["trees_finished"]
     return weigh(run, pairs, {"prompts": prompts.height, "trees": counts["trees"], "unfinished": unfinished, "nodes": counts["nodes"]})
 

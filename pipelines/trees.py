@@ -19,12 +19,12 @@ import polars as pl
 from curators.errors import EngineBusy
 from curators.sampling import gather_all
 from curators.schema import NODES, check, empty, frame
-from curators.stepsearch.driver import TreeLimits, search_id, search_prompt
+from curators.stepsearch.driver import search_id, search_prompt
 from curators.stepsearch.proposals import StepConfig
 from curators.verifiers import load_verifier
-from pipelines.config import StepsConfig, TreeLimitsConfig
 from pipelines.runs import Run
-from pipelines.step_settings import search_config
+from pipelines.step_settings import search_config, tree_limits, values_of
+from pipelines.steps_config import StepsConfig
 from storage import Lake
 
 PART_S = 2.0
@@ -46,10 +46,13 @@ class Searcher:
         config = run.config
         assert isinstance(config, StepsConfig)
         self.run, self.policy = run, run.engines["policy"]
-        self.verifier = load_verifier(config.verifier)
-        self.search = search_config(config.search)
-        self.steps = StepConfig(**config.steps.model_dump(), seed=run.seed)
-        self.limits = _tree_limits(config.limits)
+        self.verifier = load_verifier(config.verifier) if config.verifier else None
+        self.limits = tree_limits(config.limits)
+        self.how: dict[str, Any] = {
+            "config": search_config(config.search),
+            "steps": StepConfig(**config.steps.model_dump(), seed=run.seed),
+            "values": values_of(config, run.engines, seed=run.seed, secret=run.lake.secret),
+        }
         self.found: list[tuple[str, str]] = []
         self.unwritten: list[list[dict[str, Any]]] = []
         self.down: str | None = None
@@ -75,7 +78,7 @@ class Searcher:
         return {"known": known.height, "searched": len(self.found)}
 
     def _search_id(self, prompt: Row) -> str:
-        return search_id(prompt, self.policy, self.verifier, config=self.search, steps=self.steps)
+        return search_id(prompt, self.policy, self.verifier, **self.how)
 
     async def _search_all(self, number: int, prompts: Sequence[Row]) -> None:
         over = asyncio.Event()
@@ -91,7 +94,7 @@ class Searcher:
         async with self.run.slots:
             if self.down is not None:
                 return
-            rows = await search_prompt(prompt, self.policy, self.verifier, config=self.search, steps=self.steps, limits=self.limits)
+            rows = await search_prompt(prompt, self.policy, self.verifier, **self.how, limits=self.limits)
         if rows[0]["tree_state"] == "endpoint_down":
             self.down = rows[0]["reason"]
             return
@@ -114,11 +117,6 @@ class Searcher:
 
     def _write(self, name: str, trees: Sequence[list[dict[str, Any]]]) -> None:
         self.run.write(name, frame([row for rows in trees for row in rows], NODES))
-
-
-def _tree_limits(given: TreeLimitsConfig) -> TreeLimits:
-    timeout = {} if given.verifier_timeout_s is None else {"verifier_timeout_s": given.verifier_timeout_s}
-    return TreeLimits(max_calls=given.calls, max_tokens=given.tokens, max_s=given.seconds, **timeout)
 
 
 def keep_trees(run: Run, shard: str | None = None) -> None:

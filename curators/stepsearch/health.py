@@ -24,6 +24,7 @@ MEASURES = {
     "truncated": "answers that were cut off",
     "repeated": "samples that say what a sibling says",
     "failed": "samples whose request failed",
+    "unvalued": "samples whose value did not come",
 }
 """What each share says, in the order to read them."""
 
@@ -32,36 +33,38 @@ _SHARES = {
     "solved": ("trees_solved", "trees"),
     "mixed": ("trees_mixed", "trees"),
     "right": ("right", "graded"),
-    "ungraded": ("ungraded", "answers"),
+    "ungraded": ("ungraded", "to_grade"),
     "truncated": ("truncated", "endings"),
     "repeated": ("repeated", "samples"),
     "failed": ("failed", "samples"),
+    "unvalued": ("value_error", "samples"),
 }
 
 
 def search_counts(nodes: pl.DataFrame) -> Counter[str]:
-    """What stands in the trees of `nodes`, each whole. An answer is a step that ends one; an ending is that, or a step that was cut off."""
+    """What stands in the trees of `nodes`, each whole. An ending is a step that ends an answer, or one that was cut off."""
     nodes = check(nodes, "nodes")
     trees, steps = nodes.filter(pl.col("parent_id").is_null()), nodes.filter(pl.col("parent_id").is_not_null())
     solved, missed = trees["n_correct"] > 0, trees["n_wrong"] > 0
     states = Counter(steps["state"].to_list())
     ended = steps.filter(pl.col("terminal") & (pl.col("state") != "truncated"))
     graded = ended["outcome"].drop_nulls()
-    answers = ended.height + states["verifier_error"]
+    to_grade = ended.filter(pl.col("judge").is_not_null()).height + states["verifier_error"]
     return Counter(
         nodes=nodes.height,
         trees=trees.height,
         trees_finished=int((trees["tree_state"] == "finished").sum()),
         trees_solved=int(solved.sum()),
         trees_mixed=int((solved & missed).sum()),
-        answers=answers,
+        to_grade=to_grade,
         graded=graded.len(),
-        ungraded=answers - graded.len(),
+        ungraded=to_grade - graded.len(),
         right=int((graded > 0).sum()),
         truncated=states["truncated"],
-        endings=answers + states["truncated"],
+        endings=ended.height + states["verifier_error"] + states["truncated"],
         samples=steps.height,
         repeated=states["duplicate"],
+        value_error=states["value_error"],
         failed=sum(states[kind] for kind in get_args(ErrorKind)),
     )
 

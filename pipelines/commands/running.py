@@ -20,8 +20,7 @@ import orjson
 from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
 from pipelines.commands.output import one_line_errors
-from pipelines.config import FLOW_CONFIGS
-from pipelines.config_files import check_inputs, load_config, validated
+from pipelines.config_files import FLOW_CONFIGS, check_inputs, load_config, validated
 
 FLOWS = {
     "curate": "pipelines.flows.curate",

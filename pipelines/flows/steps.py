@@ -8,8 +8,8 @@ from typing import Any
 from prefect import flow
 
 from pipelines import step_tasks, tasks
-from pipelines.config import StepsConfig
 from pipelines.searching import search_run, searched
+from pipelines.steps_config import StepsConfig
 
 
 @flow(name="steps", flow_run_name="steps {config.dataset}", retries=0, persist_result=False)

@@ -112,7 +112,7 @@ def _health(health: Mapping[str, Any] | None) -> str:
 
 def _searches(search: Mapping[str, Any]) -> str:
     trees = search["finished"]["n"]
-    return f"<p>{trees:,} trees; answers graded by {escape(str(search['judge']))}</p>" + _shares(search, SEARCH_MEASURES)
+    return f"<p>{trees:,} trees; answers graded by {escape(search['judge'] or 'nobody')}</p>" + _shares(search, SEARCH_MEASURES)
 
 
 def _shares(health: Mapping[str, Any], measures: Mapping[str, str]) -> str:

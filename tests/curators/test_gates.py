@@ -98,7 +98,7 @@ def test_steps_whose_better_side_is_the_one_that_ends_the_answer_teach_to_stop()
 
 
 def test_searches_are_held_to_their_ends_and_their_grades() -> None:
-    counts = Counter(trees=10, trees_finished=7, answers=20, graded=8, ungraded=12)
+    counts = Counter(trees=10, trees_finished=7, to_grade=20, graded=8, ungraded=12)
     candidate = Candidate(pairs=pairs(("a", "b")), search=search_health(counts, judge="verifier:v@1"))
     unfinished = only("max_unfinished_share", candidate, 0.2)
     assert (unfinished.figure, unfinished.passed) == (pytest.approx(0.3), False)

@@ -18,17 +18,27 @@ import storage
 from curators.engines import Reply, Request
 from curators.engines.fake import FakeEngine, words
 from curators.errors import ConfigError, EngineBusy
-from curators.stepsearch.config import SearchConfig
+from curators.judging.protocol import JudgeConfig
+from curators.stepsearch.config import SearchConfig, ValueWeights
 from curators.stepsearch.driver import TreeLimits
+from curators.stepsearch.evaluation import BY_VOTES
 from curators.stepsearch.extraction import StepPairConfig
 from curators.stepsearch.proposals import StepConfig
 from pipelines import candidates, step_tasks, tree_pairs, trees
-from pipelines.config import SearchPresetConfig, StepSamplingConfig, StepsConfig, TreeLimitsConfig, TreePairsConfig
 from pipelines.config_files import load_config
 from pipelines.report.page import build_report
 from pipelines.runs import Run
 from pipelines.searching import prepare, search_run
 from pipelines.step_settings import extraction, search_config
+from pipelines.steps_config import (
+    RatingConfig,
+    SearchPresetConfig,
+    StepSamplingConfig,
+    StepsConfig,
+    TreeLimitsConfig,
+    TreePairsConfig,
+    WeightsConfig,
+)
 from storage.handoff import open_handoff, write_handoff
 from tests.pipelines.conftest import write_prompts
 
@@ -140,10 +150,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeEngine], None]:
     return lambda engine: monkeypatch.setattr("pipelines.engines.open_engine", lambda spec, options: engine)
 
 
-def roots(lake_root: Path) -> pl.DataFrame:
-    """The first node of every tree in the lake."""
+def roots(lake_root: Path, *, every_node: bool = False) -> pl.DataFrame:
+    """The first node of every tree in the lake, or every node."""
     with storage.open_lake(lake_root) as lake:
-        return lake.facts("nodes").filter(pl.col("parent_id").is_null())
+        return lake.facts("nodes").filter(pl.col("parent_id").is_null() | pl.lit(every_node))
 
 
 def adds_up(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -229,11 +239,12 @@ async def test_a_cap_of_the_run_ends_it_with_what_there_is_and_a_higher_one_goes
     use(first)
     told = await staged(given(caps=caps, concurrent_trees=2, gates={"min_pairs": None}))
     assert (told["outcome"], told["capped"]) == ("published", capped)
-    ended = roots(lake_root).filter(pl.col("tree_state") == "budget")
+    found = roots(lake_root)
+    ended = found.filter(pl.col("tree_state") == "budget")
     assert told["counts"]["unfinished"] == ended.height > 0
     assert set(ended["reason"]) == {f"the run's cap on {capped} is reached"}
     assert adds_up(told)["search/trees"]["dropped"]["budget"] > 0, "trees that were never begun"
-    finished = set(roots(lake_root).filter(pl.col("tree_state") == "finished")["prompt_id"])
+    finished = set(found.filter(pl.col("tree_state") == "finished")["prompt_id"])
     rest = Asked()
     use(rest)
     again, pairs = await built(given(gates={"min_pairs": None}))
@@ -358,11 +369,33 @@ async def test_prompts_that_nobody_can_grade_are_refused_with_the_figures_and_th
     assert roots(lake_root).height == 1
 
 
+async def test_steps_are_valued_by_the_policy_itself_and_by_a_reward(given: Given, use: Any, lake_root: Path) -> None:
+    engine = Asked()
+    use(engine)
+    rule = {"require_outcomes": False, "signs_agree": False, "min_gap": 0.05}
+    search = {"simulations": 4, "max_depth": 4, "weights": {"reward": 0.5}}
+    told, pairs = await built(given(verifier=None, self_eval={}, reward_function="by_length:odd", search=search, pairs=rule))
+    nodes = roots(lake_root, every_node=True)
+    steps = nodes.filter(pl.col("n_visits").is_not_null() & pl.col("parent_id").is_not_null())
+    assert steps["self_eval"].is_between(0, 1).all()
+    assert set(steps["reward"]) == {0.0, 1.0}
+    assert (steps["r_value"] - steps["self_eval"] - 0.5 * steps["reward"] - steps["outcome"].fill_null(0)).abs().max() < 1e-9
+    assert set(json.loads(nodes["search"][0])["values"]) == {"self_eval", "reward"}
+    assert pairs.height > 0
+    assert (told["search"]["judge"], told["search"]["ungraded"]["n"]) == (None, 0)
+    rated = {"reward": "fake:", "self_eval": {"votes": 3}, "search": {"simulations": 4, "max_depth": 2}}
+    other, _ = await built(given(**rated))
+    assert other["trees"]["searched"] == N
+
+
 def test_every_parameter_of_a_search_and_of_its_pairs_can_be_configured() -> None:
     def names(of: type) -> set[str]:
         return {field.name for field in fields(of)}
 
-    assert set(SearchPresetConfig.model_fields) == names(SearchConfig) - {"weights"} | {"preset"}
+    assert set(SearchPresetConfig.model_fields) == names(SearchConfig) | {"preset"}
+    assert set(WeightsConfig.model_fields) == names(ValueWeights)
+    assert set(RatingConfig.model_fields) - {"rubric"} < names(JudgeConfig)
+    assert JudgeConfig(**RatingConfig().model_dump(exclude={"rubric"})) == BY_VOTES
     assert set(StepSamplingConfig.model_fields) == names(StepConfig) - {"seed"}
     assert set(TreePairsConfig.model_fields) == names(StepPairConfig) - {"policy", "seed"} | {"preset", "kind", "use_unfinished"}
     assert StepConfig(**StepSamplingConfig().model_dump()) == StepConfig()
@@ -381,6 +414,24 @@ def test_a_preset_and_what_is_other_than_in_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"verifier": None, "self_eval": {}}, "pairs: require_outcomes asks for right and wrong answers, and nobody grades them"),
+        ({"verifier": None, "self_eval": {}, "pairs": {"kind": "response"}}, "pairs: kind response pairs right and wrong answers"),
+        ({"self_eval": {"rubric": "none.md"}}, r"none\.md"),
+        ({"prompts": "none.jsonl"}, r"prompts: no file 'none\.jsonl'; give a \.jsonl"),
+    ],
+)
+async def test_a_search_that_cannot_be_made_is_refused_before_it_begins(
+    given: Given, lake_root: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        async with search_run(given(**changes)):
+            pass
+    assert not lake_root.exists()
+
+
+@pytest.mark.parametrize(
     ("assignment", "said"),
     [
         ("search.simulation=4", "search.simulation: no such key .*did you mean 'simulations'"),
@@ -391,6 +442,8 @@ def test_a_preset_and_what_is_other_than_in_it() -> None:
         ("pairs.kind=answer", "pairs.kind: .*'step' or 'response'"),
         ("limits.seconds=0", "limits.seconds: .*greater than 0"),
         ("caps.call=1", "caps.call: no such key .*did you mean 'calls'"),
+        ("verifier=null", "no step has a value: give `verifier`"),
+        ("self_eval.rubrik=x", "self_eval.rubrik: no such key .*did you mean 'rubric'"),
     ],
 )
 def test_a_mistake_in_a_search_is_one_line(assignment: str, said: str) -> None:

@@ -8,6 +8,7 @@ every later threshold: it changed .17 of the tokens in bfloat16 and .0013 in flo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -78,21 +79,24 @@ def draw(
     positions: NDArray[np.uint64],
     temperatures: NDArray[np.float32],
     top_ps: NDArray[np.float32],
+    rows: Sequence[int] | None = None,
 ) -> tuple[list[int], list[float]]:
-    """One token for each row of `logits` [rows, vocabulary], float32, and its natural log-probability.
+    """One token for each key and its natural log-probability, from the row of `logits` [.., vocabulary], float32, that `rows` names.
+
+    Without `rows` there is one row for each key.
 
     Temperature 0 takes the most likely token (the lowest id of equals). The log-probability is the model's own, before temperature and
     top-p, so that it equals what a scorer says of the same text.
     """
     rows_at_once = max(1, CELLS_AT_ONCE // logits.shape[1])
     tokens, logprobs = [], []
-    for begin in range(0, logits.shape[0], rows_at_once):
+    for begin in range(0, len(keys), rows_at_once):
         part = slice(begin, begin + rows_at_once)
-        rows = logits[part]
+        own = logits[part] if rows is None else logits[list(rows[part])]
         words = position_keys(keys[part], positions[part])
-        chosen = _draw_rows(rows, words, temperatures[part], top_ps[part])
+        chosen = _draw_rows(own, words, temperatures[part], top_ps[part])
         tokens.append(chosen)
-        logprobs.append(rows.gather(1, chosen[:, None])[:, 0] - rows.logsumexp(-1))
+        logprobs.append(own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(-1))
     return torch.cat(tokens).tolist(), torch.cat(logprobs).tolist()
 
 

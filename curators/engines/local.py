@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,11 @@ import torch
 from jinja2 import TemplateError
 
 from curators.engines.base import Capability, Completion, ErrorKind, Reply, Request
-from curators.engines.decoding import LANES, Decoder, Sample, Scoring
+from curators.engines.decoding import LANES, Decoder
 from curators.engines.fingerprint import fingerprint
+from curators.engines.groups import Sample, Scoring
 from curators.engines.models import LoadedModel, load_model, locate
-from curators.engines.transcripts import StopStrings, continuation_ids, decode, noise_key, prompt_ids, token_pieces
+from curators.engines.transcripts import Prompts, StopStrings, decode, noise_keys, token_pieces
 from curators.errors import ConfigError, EngineError
 
 CAPABILITIES: frozenset[Capability] = frozenset({"n", "seed", "logprobs", "token_ids", "options", "prefix", "tools", "stop"})
@@ -49,7 +50,7 @@ def open_local(
         dtype: `auto` is float32 on a CPU and the checkpoint's own on a GPU; or `float32`, `bfloat16`, `float16`.
         threads: CPU threads; null leaves torch's own choice.
         device: as torch names it; null takes a GPU if there is one.
-        cache_mb: memory for keys and values, in MiB.
+        cache_mb: memory for keys and values, in MiB; what the batch does not need of it holds prefixes that were read before.
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -80,16 +81,15 @@ class _Ticket:
     """One request on its way. `n_open` counts the samples that still run."""
 
     request: Request
-    future: Future[Reply]
+    future: asyncio.Future[Reply]
     prompt: tuple[int, ...] = ()
     work: list[Sample | Scoring] = field(default_factory=list)
     stops: StopStrings | None = None
     n_open: int = 0
 
-    def on_done(self, future: Future[Reply]) -> None:
-        if future.cancelled():
-            for work in self.work:
-                work.cancelled = True
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self.future.get_loop()
 
 
 class _Refusal(Exception):
@@ -122,16 +122,21 @@ class LocalEngine:
         Raises:
             EngineError: the model does not load, failed while running, or the engine is closed.
         """
-        ticket = _Ticket(request, Future())
-        ticket.future.add_done_callback(ticket.on_done)
+        ticket = _Ticket(request, asyncio.get_running_loop().create_future())
         with self._lock:
             if self._failure:
                 raise EngineError(self._failure)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self.spec, daemon=True)
                 self._thread.start()
+            self._tickets.add(ticket)
             self._queue.put(ticket)
-        return await asyncio.wrap_future(ticket.future)
+        try:
+            return await ticket.future
+        finally:
+            self._tickets.discard(ticket)
+            for work in ticket.work:
+                work.cancelled = True
 
     async def aclose(self) -> None:
         """End the thread and free the model. Requests in flight fail with `EngineError`."""
@@ -154,11 +159,7 @@ class LocalEngine:
             error.__cause__ = caught
         with self._lock:
             self._failure = self._failure or str(error)
-        waiting = []
-        while not self._queue.empty():
-            waiting.append(self._queue.get())
-        for ticket in (*self._tickets.copy(), *filter(None, waiting)):
-            _settle(ticket, error or EngineError(self._failure))
+        _settle([(ticket, error or EngineError(self._failure)) for ticket in self._tickets.copy()])
 
     def _serve(self) -> None:
         options = self._options
@@ -166,47 +167,48 @@ class LocalEngine:
             torch.set_num_threads(options.threads)
         model = load_model(self._file, dtype=options.dtype, device=options.device)
         decoder = Decoder(model.model, end_ids=model.end_ids, max_rows=options.max_concurrency, cache_bytes=options.cache_mb << 20)
-        while self._take_in(model, decoder):
+        prompts = Prompts(model.tokenizer)
+        while self._take_in(model, decoder, prompts):
+            done = []
             for work in decoder.step():
                 ticket: _Ticket = work.owner
                 ticket.n_open -= 1
                 if not ticket.n_open:
-                    _settle(ticket, _reply(ticket, model.tokenizer, self.spec))
+                    done.append((ticket, _reply(ticket, model.tokenizer, self.spec)))
+            _settle(done)
 
-    def _take_in(self, model: LoadedModel, decoder: Decoder) -> bool:
+    def _take_in(self, model: LoadedModel, decoder: Decoder, prompts: Prompts) -> bool:
         """Requests from the queue to the decoder, not far ahead of it; waits while there is nothing to do. False: the engine is closed."""
         while decoder.idle or (decoder.n_waiting < 2 * decoder.max_samples and not self._queue.empty()):
             ticket = self._queue.get()
             if ticket is None:
                 break
             if not ticket.future.cancelled():
-                self._accept(ticket, model, decoder)
+                self._accept(ticket, model, decoder, prompts)
         return self._failure is None
 
-    def _accept(self, ticket: _Ticket, model: LoadedModel, decoder: Decoder) -> None:
+    def _accept(self, ticket: _Ticket, model: LoadedModel, decoder: Decoder, prompts: Prompts) -> None:
         try:
-            self._prepare(ticket, model, decoder.max_cells)
+            self._prepare(ticket, model, prompts, decoder.max_cells)
         except _Refusal as refusal:
-            _settle(ticket, refusal.reply)
+            _settle([(ticket, refusal.reply)])
             return
-        self._tickets.add(ticket)
-        ticket.future.add_done_callback(lambda _: self._tickets.discard(ticket))
         if not ticket.future.cancelled():
             for work in ticket.work:
                 decoder.submit(work)
 
-    def _prepare(self, ticket: _Ticket, model: LoadedModel, max_cells: int) -> None:
+    def _prepare(self, ticket: _Ticket, model: LoadedModel, prompts: Prompts, max_cells: int) -> None:
         """The request as work for the decoder."""
         request = ticket.request
         _check(request)
         try:
-            text, ids = prompt_ids(model.tokenizer, request)
+            prompt = prompts.read(request)
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise _Refusal("refused", f"the chat template does not take these messages: {type(error).__name__}: {error}") from error
+        ids = ticket.prompt = prompt.ids
         if not ids:
             raise _Refusal("refused", "the chat template makes an empty prompt of these messages")
-        ticket.prompt = ids
-        options = [continuation_ids(model.tokenizer, text, ids, option) for option in request.options]
+        options = [prompts.continuation(prompt, option) for option in request.options]
         room = min(model.context, max_cells) - len(ids)
         if room < max(1, *map(len, options), 1):
             limit = f"the model takes {model.context} tokens and cache_mb has room for {max_cells}"
@@ -224,17 +226,18 @@ class LocalEngine:
         request, sampling = ticket.request, ticket.request.sampling
         if strings := tuple(filter(None, sampling.stop)):
             ticket.stops = self._stop_strings(strings, model.tokenizer)
+        indices = range(request.first_sample, request.first_sample + request.n)
         return [
             Sample(
                 ticket.prompt,
-                key=noise_key(ticket.prompt, seed=sampling.seed, sample_index=index, attempt=request.attempt),
+                key=key,
                 max_tokens=min(sampling.max_tokens, room),
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 stops=ticket.stops,
                 owner=ticket,
             )
-            for index in range(request.first_sample, request.first_sample + request.n)
+            for key in noise_keys(ticket.prompt, seed=sampling.seed, samples=indices, attempt=request.attempt)
         ]
 
 
@@ -249,9 +252,20 @@ def _check(request: Request) -> None:
         raise _Refusal("refused", f"{given}: allowed are n and max_tokens from 1, temperature from 0, top_p above 0 and up to 1")
 
 
-def _settle(ticket: _Ticket, outcome: Reply | EngineError) -> None:
-    """Hand over the outcome, unless nobody waits any more."""
-    with suppress(InvalidStateError):
+def _settle(outcomes: Sequence[tuple[_Ticket, Reply | EngineError]]) -> None:
+    """Hand outcomes to whoever waits for them; all of one event loop at once, as each time costs a turn of both threads."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Ticket, Reply | EngineError]]] = {}
+    for ticket, outcome in outcomes:
+        by_loop.setdefault(ticket.loop, []).append((ticket, outcome))
+    for loop, settled in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_hand_over, settled)
+
+
+def _hand_over(settled: Sequence[tuple[_Ticket, Reply | EngineError]]) -> None:
+    for ticket, outcome in settled:
+        if ticket.future.done():
+            continue
         if isinstance(outcome, Reply):
             ticket.future.set_result(outcome)
         else:
@@ -265,16 +279,20 @@ def _reply(ticket: _Ticket, tokenizer: Any, model: str) -> Reply:
         completions = [Completion(text="", sample_index=request.first_sample, option_logprobs=scored, n_tokens=0)]
         return Reply(completions=tuple(completions), prompt_tokens=len(ticket.prompt), model=model)
     samples = [sample for sample in ticket.work if isinstance(sample, Sample)]
+    texts: dict[tuple[int, ...], str] = {}
     completions = []
     for index, sample in enumerate(samples, request.first_sample):
-        whole = decode(tokenizer, sample.tokens, after=ticket.prompt[-1:] if request.prefix else ())
+        ids = tuple(sample.tokens)
+        if ids not in texts:
+            texts[ids] = decode(tokenizer, ids, after=ticket.prompt[-1:] if request.prefix else ())
+        whole = texts[ids]
         text = ticket.stops.cut(whole) if ticket.stops else whole
         completions.append(
             Completion(
                 text=text,
                 sample_index=index,
                 finish_reason=sample.finish,
-                token_ids=tuple(sample.tokens),
+                token_ids=ids,
                 logprobs=tuple(sample.logprobs),
                 n_tokens=len(sample.tokens),
                 ended=sample.finish == "stop" and text == whole,

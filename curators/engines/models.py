@@ -13,9 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from curators.engines.decoding import Decoder, Sample, Scoring
+from curators.engines.attention import ATTENTION
+from curators.engines.decoding import Decoder
 from curators.engines.fingerprint import PARTS, fingerprint
-from curators.engines.rows import ATTENTION
+from curators.engines.groups import Sample, Scoring
 from curators.errors import EngineError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -145,8 +146,8 @@ def _prove(model: Any, tokenizer: Any, file: Path) -> set[int]:
     asked = decoder.cache.asked
     if asked.features:
         raise _cannot_run(file, model, f"its attention asks for {sorted(asked.features)}")
-    if len(asked.layers) != (n_layers := model.config.get_text_config().num_hidden_layers):
-        raise _cannot_run(file, model, f"{len(asked.layers)} of its {n_layers} layers attend in the plain way")
+    if len(decoder.cache.places) != (n_layers := model.config.get_text_config().num_hidden_layers):
+        raise _cannot_run(file, model, f"{len(decoder.cache.places)} of its {n_layers} layers attend in the plain way")
     found = [*scoring.logprobs, *(sum(sample.logprobs) for sample in samples)]
     lengths = [*map(len, scoring.options), *(len(sample.tokens) for sample in samples)]
     worst = max(abs(a - b) / n for a, b, n in zip(found, expected, lengths, strict=True))

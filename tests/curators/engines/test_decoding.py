@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from curators.engines.decoding import LANES, Decoder, Sample, Scoring
-from curators.engines.rows import ATTENTION
+from curators.engines.attention import ATTENTION
+from curators.engines.decoding import LANES, Decoder
+from curators.engines.groups import Sample, Scoring
 
 END = 1
 VOCABULARY = 80
@@ -115,6 +116,116 @@ def test_the_batch_does_not_change_a_sample(model):
     assert run(model, fresh()[:24], max_rows=1) == together[:24]
 
 
+class Reading(Decoder):
+    """A decoder that counts the tokens that it puts through the model."""
+
+    n_read = 0
+
+    def _forward(self, ids: list[int], *rest: object) -> torch.Tensor:
+        self.n_read += len(ids)
+        return super()._forward(ids, *rest)
+
+
+def answer_by_steps(decoder: Reading, given: list[tuple[int, ...]], *, n_steps: int, n: int, temperature: float) -> list[Sample]:
+    """Search-like: `n` samples of up to six tokens, then as many from the end of the first of them, and so on. All samples."""
+    done: list[Sample] = []
+    ends = given
+    for step in range(n_steps):
+        work = [
+            Sample(end, key=hash((end, step, i)) % (1 << 64), max_tokens=3 + len(end) % 4, temperature=temperature)
+            for end in ends
+            for i in range(n)
+        ]
+        for sample in work:
+            decoder.submit(sample)
+        while not decoder.idle:
+            decoder.step()
+        done += work
+        ends = [(*work[i].prompt, *work[i].tokens) for i in range(0, len(work), n)]
+    return done
+
+
+def test_greedy_by_steps_with_kept_prefixes_equals_an_uncached_forward_pass_token_by_token(plain, model):
+    given = prompts(20, shortest=10)
+    decoder = Reading(model, end_ids=set())
+    work = answer_by_steps(decoder, given, n_steps=4, n=3, temperature=0.0)
+    for sample in work:
+        rows = logits_after(plain, [*sample.prompt, *sample.tokens])[len(sample.prompt) - 1 : -1]
+        assert sample.tokens == rows.argmax(-1).tolist()
+    # What every step costs is the prompt's last token and all new ones but the last; greedy samples of one prompt are read once.
+    assert decoder.n_read == 1 + sum(len(prompt) - 1 for prompt in given) + sum(len(sample.tokens) for sample in work) // 3
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+def test_kept_prefixes_change_no_sample(plain, model, temperature):
+    """Cold, warm, and with room for a few tokens only, so that prefixes are thrown out all the time; all by the model's own numbers."""
+    given = prompts(12, shortest=10)
+
+    def answers(decoder: Reading) -> tuple[list[tuple[list[int], list[float]]], int]:
+        before = decoder.n_read
+        work = answer_by_steps(decoder, given, n_steps=4, n=3, temperature=temperature)
+        return [(sample.tokens, sample.logprobs) for sample in work], decoder.n_read - before
+
+    decoder, poor, none = (Reading(model, end_ids={END}, cache_bytes=size) for size in (1 << 30, 1000 * CELL_BYTES, 120 * CELL_BYTES))
+    cold, n_cold = answers(decoder)
+    warm, n_warm = answers(decoder)
+    thrown_out, n_poor = answers(poor)
+    none.prefixes.limit(0)
+    assert [tokens for tokens, _ in warm] == [tokens for tokens, _ in cold]
+    assert [tokens for tokens, _ in thrown_out] == [tokens for tokens, _ in cold]
+    assert [tokens for tokens, _ in answers(none)[0]] == [tokens for tokens, _ in cold]
+    assert n_warm < n_cold < n_poor
+    assert poor.prefixes.n_bytes <= 1000 * CELL_BYTES
+    for (_, own), (_, other) in zip(cold, warm, strict=True):
+        assert own == pytest.approx(other, abs=1e-4)
+
+
+def test_samples_that_are_the_same_so_far_are_read_once(plain, model):
+    """At a low temperature siblings begin alike: fewer tokens are read than drawn, and each still has its own log-probabilities."""
+    work = samples(prompts(10), n=4, max_tokens=12, temperature=0.1)
+    decoder = Reading(model, end_ids=set())
+    for sample in work:
+        decoder.submit(sample)
+    while not decoder.idle:
+        decoder.step()
+    drawn = {sample.prompt: [tuple(s.tokens) for s in work if s.prompt == sample.prompt] for sample in work}
+    different = sum(len({tokens[:n] for tokens in own for n in range(12)}) for own in drawn.values())
+    assert decoder.n_read == 1 + sum(len(prompt) - 1 for prompt in drawn) + different
+    assert different < 0.8 * 12 * len(work)
+    assert max(len(set(own)) for own in drawn.values()) > 1
+    for sample in work:
+        rows = logits_after(plain, [*sample.prompt, *sample.tokens])[len(sample.prompt) - 1 : -1].log_softmax(-1)
+        assert sample.logprobs == pytest.approx(rows.gather(1, torch.tensor(sample.tokens)[:, None])[:, 0].tolist(), abs=1e-4)
+
+
+def test_scorings_after_a_kept_prefix_equal_those_without(plain, model):
+    rng = random.Random(5)
+    given = prompts(8, shortest=20)
+    decoder = Reading(model, end_ids={END})
+    for new in (2, 3):
+        for prompt in given:
+            longer = (*prompt, new, rng.randrange(2, VOCABULARY), rng.randrange(2, VOCABULARY))
+            options = [tuple(rng.randrange(2, VOCABULARY) for _ in range(n)) for n in (1, 4)]
+            scoring = Scoring(longer, options)
+            decoder.submit(scoring)
+            before = decoder.n_read
+            while not decoder.idle:
+                decoder.step()
+            for option, found in zip(options, scoring.logprobs, strict=True):
+                rows = logits_after(plain, longer + option)[len(longer) - 1 : -1].log_softmax(-1)
+                assert found == pytest.approx(float(rows.gather(1, torch.tensor(option)[:, None]).sum()), abs=1e-4)
+    assert decoder.n_read - before == 3 + 3  # of the last scoring: what was new of its prompt, and its option but for the last token
+
+
+def test_an_answer_that_the_model_ended_is_not_kept(model):
+    decoder = Decoder(model, end_ids=set(range(VOCABULARY)))
+    prompt = prompts(5, shortest=20)[0]
+    decoder.submit(Sample(prompt, key=3, max_tokens=9))
+    while not decoder.idle:
+        decoder.step()
+    assert len(decoder.prefixes) == len(prompt) - 1
+
+
 CELL_BYTES = 2 * 2 * 2 * 16 * 4
 """Keys and values, layers, key heads, dimensions, bytes of a float32."""
 
@@ -133,6 +244,7 @@ def test_memory_stays_within_its_bound(model):
         decoder.step()
         put_back += any(len(s.tokens) < before[id(s)] for s in work)
         most = max(most, decoder.cache.n_rows * decoder.cache.n_columns)
+        assert decoder.cache.n_bytes + decoder.prefixes.n_bytes <= 330 * CELL_BYTES
     assert all(sample.finish for sample in work)
     assert 0 < most <= 330
     assert put_back

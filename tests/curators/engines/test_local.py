@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
 import shutil
@@ -18,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from curators.engines.base import Reply, Request, Sampling
 from curators.engines.fingerprint import fingerprint
 from curators.engines.local import LocalEngine, open_local
-from curators.engines.transcripts import StopStrings, continuation_ids, encode, token_pieces
+from curators.engines.prefixes import PrefixCache
+from curators.engines.transcripts import Prompt, Prompts, StopStrings, encode, token_pieces
 from curators.errors import ConfigError, EngineError
 
 CONTEXT = 700
@@ -181,11 +183,65 @@ async def test_a_prefix_is_continued_as_if_the_model_had_written_it(engine, fold
         pytest.fail("no prefix could be compared")
 
 
+async def test_steps_are_the_same_whether_what_stands_before_them_was_kept_or_not(engine, folder):
+    """Each prefix after the one that it goes on from, side by side with others, and each of them alone in a new engine."""
+
+    def step(content: str, prefix: str) -> Request:
+        return ask(content, n=3, max_tokens=8, prefix=prefix or None, stop=("t",))
+
+    found: dict[tuple[str, str], object] = {}
+    ends = dict.fromkeys(CONTENTS[:6], "")
+    for _ in range(4):
+        replies = await asyncio.gather(*(engine.complete(step(content, prefix)) for content, prefix in ends.items()))
+        found |= {place: seen(reply) for place, reply in zip(ends.items(), replies, strict=True)}
+        ends = {c: prefix + (reply.completions[0].text or "?") for (c, prefix), reply in zip(ends.items(), replies, strict=True)}
+    for content, prefix in list(found)[::5]:
+        fresh = open_local(str(folder), threads=1)
+        assert seen(await fresh.complete(step(content, prefix))) == found[content, prefix]
+        await fresh.aclose()
+
+
+async def test_a_closed_engine_keeps_no_prefixes(folder):
+    def n_caches() -> int:
+        gc.collect()
+        return sum(type(thing) is PrefixCache for thing in gc.get_objects())
+
+    before = n_caches()
+    engine = open_local(str(folder), threads=1)
+    await engine.complete(ask(max_tokens=2))
+    assert n_caches() == before + 1
+    await engine.aclose()
+    assert n_caches() == before
+
+
+def test_text_after_a_special_token_is_encoded_from_there_on(folder):
+    """The same tokens as of the whole text, with the seam anywhere, for two tokenizers that read it by itself and one that does not."""
+    first = Tokenizer(models.BPE(unk_token="<unk>"))
+    first.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>", "<|start|>"], show_progress=False)
+    first.train_from_iterator(["assistant the cat sat on the mat"] * 9, trainer)
+    merging = PreTrainedTokenizerFast(tokenizer_object=first, unk_token="<unk>", extra_special_tokens=["<|start|>"])
+    merging.chat_template = TEMPLATE
+    words = ("the cat", " sat", "\n1. 多", "<|start|>user", "  ", "mat\n\n")
+    separate = []
+    for tokenizer in (AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(POLICY), merging):
+        prompts = Prompts(tokenizer)
+        for i, prefix in enumerate(["".join(random.Random(i).choices(words, k=1 + i % 4)) for i in range(20)]):
+            plain = prompts.read(ask("the mat"))
+            prompt = prompts.read(ask("the mat", prefix=prefix))
+            text = plain.text + prefix
+            assert prompt.text == text
+            assert prompt.ids == plain.ids + Prompts(tokenizer).continuation(Prompt(plain.text, plain.ids), prefix)
+            assert prompts.continuation(prompt, words[i % 6]) == prompts.continuation(Prompt(text, prompt.ids), words[i % 6])
+        separate.append(prompt.n_head > 0)
+    assert separate == [True, True, False]
+
+
 def test_a_continuation_keeps_the_tokens_before_it(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for text, addition in (("the ca", "t sat"), ("the", " cat"), ("on", "\n")):
         ids = encode(tokenizer, text)
-        more = continuation_ids(tokenizer, text, ids, addition)
+        more = Prompts(tokenizer).continuation(Prompt(text, ids), addition)
         assert tokenizer.decode([*ids, *more]) == text + addition
     assert encode(tokenizer, "the cat")[: len(encode(tokenizer, "the ca"))] != encode(tokenizer, "the ca")  # a seam inside a token
 
@@ -270,7 +326,7 @@ async def test_a_cancelled_request_leaves_the_others_alone(engine):
 
 
 async def test_closing_ends_the_thread_and_fails_what_is_in_flight(folder):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     engine = open_local(str(folder), threads=1, max_concurrency=2)
     await engine.complete(ask(max_tokens=2))
     flying = [asyncio.create_task(engine.complete(ask(c, n=4, max_tokens=600))) for c in CONTENTS]
@@ -282,8 +338,8 @@ async def test_closing_ends_the_thread_and_fails_what_is_in_flight(folder):
     with pytest.raises(EngineError, match="closed"):
         await engine.complete(ask())
     await engine.aclose()
-    assert not [t for t in threading.enumerate() if t.name == engine.spec]
-    assert threading.active_count() <= before + 1  # asyncio's own pool thread
+    new = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert [name for name in new if not name.startswith("asyncio_")] == []  # asyncio keeps the pool that waited for the engine's thread
 
 
 async def test_an_unused_engine_closes_and_loads_nothing(folder):

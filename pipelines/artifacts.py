@@ -30,6 +30,20 @@ async def show_outcome(dataset: str, outcome: Mapping[str, Any], report: str | N
     await acreate_markdown_artifact(key=f"{dataset}-outcome".replace("_", "-"), markdown="\n".join(lines), description="outcome of the run")
 
 
+async def show_trees(dataset: str, trees: Sequence[Mapping[str, str]]) -> None:
+    """A few search trees as text, each with its drawn page and the command that draws any other."""
+    parts = [
+        f"## Prompt {tree['prompt_id']}\n\n[{tree['page']}](file://{tree['page']})\n\n```\n{tree['outline'].replace('```', '')}\n```"
+        for tree in trees
+    ]
+    hint = f"Any other: `pairmill tree {trees[0]['ref']} PROMPT_ID --to tree.html`" if trees else "No prompt gave a pair."
+    await acreate_markdown_artifact(
+        key=f"{dataset}-trees".replace("_", "-"),
+        markdown="\n\n".join([f"# Search trees of {dataset}", hint, *parts]),
+        description="search trees",
+    )
+
+
 class ProgressArtifact:
     """One bar in the UI, moved every two seconds at most, because every update costs the server a request."""
 

@@ -7,9 +7,13 @@ import asyncio
 from prefect import task
 
 from pipelines import tree_pairs
+from pipelines.artifacts import show_trees
+from pipelines.report.tree import drawn_trees
 from pipelines.runs import RUNS
 from pipelines.tasks import PATIENT, PLAIN
 from pipelines.trees import Searcher, usable_prompts
+
+DRAWN = 3
 
 
 @task(name="search", task_run_name="search {number}", **PATIENT)
@@ -17,6 +21,14 @@ async def search_shard(key: str, number: int, start: int, stop: int) -> dict[str
     """The trees of one shard's prompts into the lake; those that are there are not searched again."""
     run = RUNS[key]
     return await Searcher(run)(number, usable_prompts(run)[start:stop])
+
+
+@task(name="draw trees", **PLAIN)
+async def draw_trees(key: str) -> None:
+    """The trees of the prompts with the most pairs as pages in the run's directory, and as an artifact that leads to them."""
+    run = RUNS[key]
+    if run.release is not None:
+        await show_trees(run.config.dataset, await asyncio.to_thread(drawn_trees, run.release, run.path("trees"), most=DRAWN))
 
 
 @task(name="build step pairs", **PLAIN)

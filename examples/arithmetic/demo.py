@@ -27,7 +27,7 @@ def main() -> int:
     from pipelines.commands.running import run_flow
     from pipelines.config import default_lake
     from pipelines.config_files import load_config
-    from pipelines.report import write_report
+    from pipelines.report.page import write_report
     from pipelines.server import prefect_server
     from storage import open_lake, resolve
 

@@ -186,7 +186,7 @@ def export(name: str, view: str, target: str, form: str, kind: str, lake: str) -
 @one_line_errors
 def report(name: str, target: str | None, lake: str) -> None:
     """The quality report of one version as one self-contained page."""
-    from pipelines.report import write_report
+    from pipelines.report.page import write_report
     from storage import open_lake, resolve
 
     with open_lake(lake, create=False) as opened:

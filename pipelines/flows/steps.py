@@ -28,6 +28,7 @@ async def steps(config: StepsConfig) -> dict[str, Any]:
         await step_tasks.build_candidate(run.key)
         await asyncio.gather(tasks.show_figures(run.key), tasks.publish_candidate(run.key))
         await tasks.announce(run.key)
+        await step_tasks.draw_trees(run.key)
         return run.outcome()
 
 

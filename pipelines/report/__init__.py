@@ -1,5 +1,1 @@
-"""The quality report of a version: figures from its frozen copy, on one self-contained page."""
-
-from pipelines.report.page import write_report
-
-__all__ = ["write_report"]
+"""Pages about a version, each self-contained: its quality report and its search trees."""

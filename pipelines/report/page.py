@@ -6,7 +6,6 @@ is escaped: candidates are written by models, and a page must show their markup 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -19,6 +18,7 @@ import polars as pl
 from curators.judging.health import MEASURES
 from curators.stepsearch.health import MEASURES as SEARCH_MEASURES
 from pipelines.report.charts import funnel_chart, health_chart, histogram
+from pipelines.report.turns import turns_text
 from storage import Release
 
 EXAMPLES = 5
@@ -175,13 +175,3 @@ def _sides(pair: Mapping[str, Any]) -> tuple[str, str, str]:
         for side in ("chosen", "rejected")
     )
     return f"<p class=meta>step {pair['depth']}, after</p><pre>{escape(pair['prefix'])}</pre>", chosen, rejected
-
-
-def turns_text(messages: str) -> str:
-    """Chat turns as text: one turn bare, several under their roles; what is not text as JSON."""
-    turns = json.loads(messages)
-    texts = [
-        t["content"] if isinstance(t.get("content"), str) and set(t) <= {"role", "content"} else json.dumps(t, ensure_ascii=False)
-        for t in turns
-    ]
-    return escape(texts[0] if len(turns) == 1 else "\n\n".join(f"[{t['role']}]\n{text}" for t, text in zip(turns, texts, strict=True)))

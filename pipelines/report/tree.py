@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from curators.errors import ConfigError
-from pipelines.report.page import turns_text
+from pipelines.report.turns import turns_text
 from storage import Release
 
 Row = Mapping[str, Any]
@@ -62,6 +62,21 @@ def build_tree_page(release: Release, prompt_id: str) -> str:
     return f'<!doctype html><html lang="en">{head}<body class="wide">{about}{_legend()}{"".join(trees)}</body></html>'
 
 
+def drawn_trees(release: Release, place: Path, *, most: int) -> list[dict[str, str]]:
+    """Pages in that directory for the prompts with the most pairs: `prompt_id`, `page`, `outline` and the version's `ref` of each."""
+    pairs = pl.read_parquet(release.frozen / "pairs.parquet")
+    ids = pairs.group_by("prompt_id").len().sort("len", "prompt_id", descending=[True, False])["prompt_id"].head(most).to_list()
+    nodes = pl.scan_parquet(release.frozen / "nodes.parquet").filter(pl.col("prompt_id").is_in(ids)).collect()
+    found = []
+    for prompt_id in ids:
+        its = pairs.filter(pl.col("prompt_id") == prompt_id)
+        tree = nodes.filter(pl.col("tree_id") == its["tree_id"][0])
+        page = write_tree(release, prompt_id, place / f"{prompt_id}.html").absolute()
+        text = outline(tree.to_dicts(), its.filter(pl.col("tree_id") == its["tree_id"][0]).to_dicts())
+        found.append({"prompt_id": prompt_id, "page": str(page), "outline": text, "ref": release.ref})
+    return found
+
+
 def _the_prompt(nodes: pl.LazyFrame, prompt_id: str, ref: str) -> str:
     ids = nodes.select(pl.col("prompt_id").unique().sort()).collect()["prompt_id"]
     fitting = ids.filter(ids.str.starts_with(prompt_id))
@@ -81,11 +96,31 @@ def tree_html(nodes: Sequence[Row], pairs: Sequence[Row]) -> str:
     for node in sorted(nodes, key=lambda node: list(node["place"])):
         if node["parent_id"] is not None:
             below.setdefault(node["parent_id"], []).append(node)
+    roles = _roles([pair for pair in pairs if pair["tree_id"] == root["tree_id"]])
+    return f"{_heading(root, nodes)}<div class=canvas><ul class=tree>{_node(root, below, roles)}</ul></div>"
+
+
+def _roles(pairs: Sequence[Row]) -> dict[str, list[str]]:
+    """What the nodes of a tree are in its pairs, such as `chosen in pair 1`."""
     roles: dict[str, list[str]] = {}
-    for number, pair in enumerate(sorted((p for p in pairs if p["tree_id"] == root["tree_id"]), key=lambda p: p["pair_id"]), 1):
+    for number, pair in enumerate(sorted(pairs, key=lambda pair: str(pair["pair_id"])), 1):
         for side in ("chosen", "rejected"):
             roles.setdefault(pair[f"{side}_id"], []).append(f"{side} in pair {number}")
-    return f"{_heading(root, nodes)}<div class=canvas><ul class=tree>{_node(root, below, roles)}</ul></div>"
+    return roles
+
+
+def outline(nodes: Sequence[Row], pairs: Sequence[Row]) -> str:
+    """The pairs of one tree as indented text, for where no page can be shown: the path that the search took, and every pair beside it."""
+    roles = _roles(pairs)
+    paired = [tuple(node["place"]) for node in nodes if node["node_id"] in roles]
+    lines = []
+    for node in sorted(nodes, key=lambda node: tuple(node["place"])):
+        place = tuple(node["place"])
+        if not place or not any(other[: len(place)] == place for other in paired):
+            continue
+        marks = "".join(f"  <- {role}" for role in roles.get(node["node_id"], ()))
+        lines.append(f"Q {_number(node['q'])}  N {node['n_visits']:>4}  {'  ' * (len(place) - 1)}{' '.join(node['text'].split())}{marks}")
+    return "\n".join(lines)
 
 
 def _heading(root: Row, nodes: Sequence[Row]) -> str:

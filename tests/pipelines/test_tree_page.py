@@ -20,7 +20,7 @@ from curators.stepsearch.step import Step
 from curators.stepsearch.toys import t2, wild
 from curators.stepsearch.tree import Expander, Tree, search
 from pipelines.cli import main
-from pipelines.report.tree import build_tree_page
+from pipelines.report.tree import build_tree_page, drawn_trees
 from storage import Release, open_lake, publish, resolve
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -117,3 +117,15 @@ def test_the_command_finds_a_prompt_by_its_beginning(release: Release, lake_root
 def test_a_version_without_trees_says_so(release: Release, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"steps@1 was not made by a tree search and has no trees; `pairmill run steps`"):
         build_tree_page(replace(release, frozen=tmp_path), "evil")
+
+
+def test_the_trees_with_the_most_pairs_are_drawn_beside_an_outline(release: Release, tmp_path: Path) -> None:
+    pairs = pl.read_parquet(release.frozen / "pairs.parquet")
+    found = drawn_trees(release, tmp_path, most=2)
+    counts = [pairs.filter(pl.col("prompt_id") == tree["prompt_id"]).height for tree in found]
+    assert counts == sorted(pairs["prompt_id"].value_counts()["count"].to_list(), reverse=True)[:2]
+    for tree, n in zip(found, counts, strict=True):
+        assert Path(tree["page"]).read_text().count("pair 1</b>") == 2
+        for number in range(1, n + 1):
+            assert f"<- chosen in pair {number}" in tree["outline"]
+            assert f"<- rejected in pair {number}" in tree["outline"]

@@ -10,7 +10,9 @@ random subset). A seed draws the prompts, the search, the samples, the subset an
 for each kind on a seed that is not reported (`--rates`). Prints one JSON line a training and one a kind: mean gain in points with its
 95 % interval over seeds (Student's t), and the difference to `sampled` on the same seeds.
 
-    python benchmarks/step_data.py [--seeds 5] [--prompts 150] [--problems 400] [--rates 5e-5,1.5e-4] [--place DIR]
+About forty minutes on one core.
+
+    python benchmarks/step_data.py [--seeds 5] [--prompts 500] [--problems 400] [--rates 2e-5,5e-5,1e-4] [--place DIR]
 """
 
 from __future__ import annotations
@@ -142,9 +144,9 @@ def interval(values: list[float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--prompts", type=int, default=150)
+    parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--problems", type=int, default=400)
-    parser.add_argument("--rates", default="5e-5,1.5e-4")
+    parser.add_argument("--rates", default="2e-5,5e-5,1e-4")
     parser.add_argument("--place", type=Path)
     args = parser.parse_args()
     disable_progress_bars()

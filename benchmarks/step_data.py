@@ -31,7 +31,7 @@ from typing import Any
 
 import polars as pl
 from datasets import Dataset, disable_progress_bars
-from scipy.stats import t as student
+from scipy.stats import t as student  # type: ignore[import-untyped]
 
 from curators.engines.base import Sampling
 from curators.engines.local import open_local

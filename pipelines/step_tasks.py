@@ -20,7 +20,8 @@ DRAWN = 3
 async def search_shard(key: str, number: int, start: int, stop: int) -> dict[str, int]:
     """The trees of one shard's prompts into the lake; those that are there are not searched again."""
     run = RUNS[key]
-    return await Searcher(run)(number, usable_prompts(run)[start:stop])
+    prompts = await asyncio.to_thread(usable_prompts, run)
+    return await Searcher(run)(number, prompts[start:stop])
 
 
 @task(name="draw trees", **PLAIN)

@@ -58,12 +58,15 @@ def test_the_command_publishes_and_answers_with_its_version(pairmill: Pairmill, 
 
 
 SLOW_FAKE = """
-import asyncio, sys
+import asyncio, os, sys
 from curators.engines import fake
 from curators.engines.fake import FakeEngine
+from curators.errors import EngineBusy
 
 class Slow(FakeEngine):
     async def complete(self, request):
+        if self.calls >= int(os.environ.get("CALLS", "1000000")):
+            raise EngineBusy("http://127.0.0.1:9/v1 cannot be reached")
         with open("asked", "a") as asked:
             asked.write(request.key + "\\n")
         await asyncio.sleep(0.05)
@@ -81,13 +84,13 @@ main(["run", "steps", "--config", sys.argv[1]])
 class Process:
     """`pairmill run steps` on a fake that takes its time and notes what it is asked for."""
 
-    def __init__(self, folder: Path, config: Path, lake: Path, api: str) -> None:
+    def __init__(self, folder: Path, config: Path, lake: Path, api: str, **environment: str) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         (folder / "main.py").write_text(SLOW_FAKE)
         (folder / "by_length.py").write_text(VERIFIER)
         path = os.pathsep.join([str(ROOT), str(folder)])
-        environment = {**os.environ, **QUIET, "PREFECT_API_URL": api, "PAIRMILL_LAKE": str(lake), "PYTHONPATH": path}
+        environment = {**os.environ, **QUIET, "PREFECT_API_URL": api, "PAIRMILL_LAKE": str(lake), "PYTHONPATH": path, **environment}
         command = [sys.executable, "main.py", str(config)]
         with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True)
@@ -137,6 +140,25 @@ def test_a_run_that_is_killed_repeats_what_was_in_flight_and_ends_as_if_nothing_
     with storage.open_lake(lake) as one, storage.open_lake(tmp_path / "alone-lake") as other:
         assert storage.resolve(one, "sums").facts_digest == storage.resolve(other, "sums").facts_digest
         assert one.facts("nodes").equals(other.facts("nodes"))
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_goes_down_in_the_middle_is_one_line_and_half_a_night_is_not_published(prefect_api: str, tmp_path: Path) -> None:
+    config, lake = write_config(tmp_path, 40, concurrent_trees=4, shard_prompts=10, concurrent_shards=2), tmp_path / "lake"
+    down = Process(tmp_path / "down", config, lake, prefect_api, CALLS="150")
+    assert down.process.wait(timeout=280) == 1
+    assert down.noted("err")[-1] == "pairmill: http://127.0.0.1:9/v1 cannot be reached"
+    assert "Traceback" not in "".join(down.noted("err"))
+    with storage.open_lake(lake) as opened:
+        kept = opened.facts("nodes").filter(pl.col("parent_id").is_null())
+        assert storage.list_datasets(opened) == []
+    assert 0 < kept.height < 40
+    assert set(kept["tree_state"]) == {"finished"}
+    up = Process(tmp_path / "up", config, lake, prefect_api)
+    told = up.told()
+    assert (told["outcome"], told["trees"]["searched"]) == ("published", 40 - told["trees"]["known"])
+    assert told["trees"]["known"] >= kept.height
+    assert not {key.split("/")[1] for key in up.noted("asked")} & set(kept["prompt_id"])
 
 
 @pytest.mark.slow

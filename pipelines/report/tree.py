@@ -142,10 +142,10 @@ def _heading(root: Row, nodes: Sequence[Row]) -> str:
 
 
 def _node(node: Row, below: Mapping[str, Sequence[Row]], roles: Mapping[str, Sequence[str]]) -> str:
-    """A step and what lies below it: first where the search went on, then by value, so that its path runs along the top."""
+    """A step and what lies below it: last where the search went on, so that a small tree stands between a step and its siblings."""
     children = [child for child in below.get(node["node_id"], ()) if child["n_visits"] is not None]
     lost = [child for child in below.get(node["node_id"], ()) if child["n_visits"] is None]
-    children.sort(key=lambda child: (not child["chosen"], -(child["q"] or 0)))
+    children.sort(key=lambda child: (child["chosen"], -(child["q"] or 0)))
     nested = "".join(_node(child, below, roles) for child in children)
     return f"<li>{_card(node, roles.get(node['node_id'], ()), lost)}{f'<ul>{nested}</ul>' if nested else ''}</li>"
 

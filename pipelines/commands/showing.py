@@ -79,11 +79,22 @@ def funnel_rows(funnel: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def print_lineage(found: Mapping[str, Any]) -> None:
-    """Every fact behind a pair, in the order in which it happened."""
+    """Every fact behind a pair, in the order in which it happened; of a search tree one line a step."""
     out = console()
     for name, facts in found.items():
+        if name == "nodes":
+            if facts:
+                print_rows(node_rows(facts), as_json=False)
+            continue
         for fact in facts if isinstance(facts, list) else [facts]:
             out.print(f"[bold]{name.rstrip('s')}[/bold]")
             for key, value in fact.items() if isinstance(fact, Mapping) else [("", fact)]:
                 if value not in (None, "", []):
                     out.print(f"  [dim]{key}[/dim] {escape(str(value))[:2000]}", highlight=False)
+
+
+def node_rows(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The steps of a tree in the order of their places, an answer's beginning before what follows it."""
+    shown = {"place": "place", "N": "n_visits", "Q": "q", "p": "prior", "outcome": "outcome", "state": "state"}
+    ordered = sorted(nodes, key=lambda node: list(node["place"] or []))
+    return [{**{name: node[column] for name, column in shown.items()}, "step": " ".join((node["text"] or "").split())} for node in ordered]

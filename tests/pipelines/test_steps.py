@@ -25,6 +25,7 @@ from curators.stepsearch.evaluation import BY_VOTES
 from curators.stepsearch.extraction import StepPairConfig
 from curators.stepsearch.proposals import StepConfig
 from pipelines import candidates, step_tasks, tree_pairs, trees
+from pipelines.commands.showing import node_rows
 from pipelines.config_files import load_config
 from pipelines.report.page import build_report
 from pipelines.runs import Run
@@ -177,6 +178,8 @@ async def test_a_version_of_step_pairs_holds_its_trees_and_says_how_it_came_abou
         traced = storage.lineage(lake, "sums@1", base.pairs["pair_id"][0])
     assert set(nodes["tree_id"]) == set(base.pairs["tree_id"]) < set(base.nodes["tree_id"])
     assert {base.pairs["chosen_id"][0], base.pairs["rejected_id"][0]} < {node["node_id"] for node in traced["nodes"]}
+    shown = node_rows(traced["nodes"])
+    assert (len(shown), shown[0]["place"], shown[1]["place"]) == (len(traced["nodes"]), [], [0])
     assert base.pairs["on_policy"].all()
     manifest = release.manifest
     assert (manifest["kind"], manifest["on_policy_share"], manifest["facts"]["nodes"]) == ("steps", 1.0, "tree_id")

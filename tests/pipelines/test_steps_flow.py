@@ -42,14 +42,22 @@ def write_config(folder: Path, n: int, **changes: Any) -> Path:
     return path
 
 
-def test_the_command_publishes_and_answers_with_its_version(pairmill: Pairmill, tmp_path: Path) -> None:
-    config = write_config(tmp_path, 8, tag="nightly")
-    first = pairmill("run", "steps", "--config", str(config))
+def test_the_command_publishes(pairmill: Pairmill, tmp_path: Path) -> None:
+    first = pairmill("run", "steps", "--config", str(write_config(tmp_path, 8)))
     assert first.returncode == 0, first.stderr
     told = outcome(first)
     assert (told["outcome"], told["version"], told["trees"]) == ("published", 1, {"known": 0, "searched": 8})
     assert "prompts: 8/8" in first.stderr
-    other = pairmill("run", "steps", "--config", str(config), "--set", "pairs.min_gap=0", "--set", "gates.min_pairs=1000")
+
+
+@pytest.mark.slow
+def test_the_command_makes_other_pairs_without_a_call_and_a_trainer_of_whole_answers_refuses_steps(
+    pairmill: Pairmill, tmp_path: Path
+) -> None:
+    config = str(write_config(tmp_path, 8, tag="nightly"))
+    assert pairmill("run", "steps", "--config", config).returncode == 0
+    assert outcome(pairmill("run", "steps", "--config", config))["outcome"] == "reused"
+    other = pairmill("run", "steps", "--config", config, "--set", "pairs.min_gap=0", "--set", "gates.min_pairs=1000")
     assert other.returncode == 3
     assert (outcome(other)["trees"], outcome(other)["calls"]["requests"]) == ({"known": 8}, 0)
     export = pairmill("export", "sums@nightly", "--view", "dpo", "--to", str(tmp_path / "h"))

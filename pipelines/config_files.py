@@ -11,7 +11,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from curators.errors import ConfigError
-from curators.verifiers import load_verifier
 from pipelines.config import CurateConfig, ImportConfig, TrainConfig
 from pipelines.steps_config import StepsConfig
 
@@ -52,6 +51,8 @@ def check_inputs(config: Any) -> None:
     Raises:
         ConfigError: what is not there, under the key that names it.
     """
+    from curators.verifiers import load_verifier  # here, so that help is instant
+
     evaluation = getattr(config, "evaluation", None)
     places = [("prompts", getattr(config, "prompts", None)), *(("files", file) for file in getattr(config, "files", ()))]
     places += [("evaluation.prompts", evaluation.prompts)] if evaluation else []

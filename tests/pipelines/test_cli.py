@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -133,3 +135,12 @@ def test_doctor_finds_this_installation_well(pairmill: Pairmill) -> None:
     rows = json.loads(done.stdout)
     assert done.returncode == 0, rows
     assert {row["check"] for row in rows} >= {"prefect", "lake extensions", "trainer"}
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = "import sys, pipelines.cli, storage; print([m for m in ('duckdb', 'polars', 'pyarrow', 'prefect', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    every = "import storage; print([name for name in storage.__all__ if getattr(storage, name, None) is None])"
+    done = subprocess.run([sys.executable, "-c", every], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

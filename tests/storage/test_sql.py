@@ -9,7 +9,7 @@ import pytest
 
 from storage import Lake, open_lake, publish, query
 from storage.errors import StorageError
-from storage.query import jail
+from storage.sql import jail
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The candidate version of a run: its prompts read, its pairs weighed by the gates, and what passes published.
 
-Shared by every flow that ends in a published version. Where the pairs come from is `judged_pairs` and `tree_pairs`. Everything here
+Shared by every flow that ends in a published version. Where the pairs come from is `judged_pairs` and `steps.pairs`. Everything here
 is synchronous; the tasks run it in a thread.
 """
 

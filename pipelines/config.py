@@ -1,4 +1,4 @@
-"""Configuration: one frozen root model per flow, and the only place that reads the environment. That of flow `steps` is `steps_config`.
+"""Configuration: one frozen root model per flow, and the only place that reads the environment. That of flow `steps` is `steps.config`.
 
 A flow's signature is its configuration, so that the Prefect UI draws the form, `flows.yaml` carries the values, and an unknown
 key, however deep, is refused before anything runs. Paths are relative to the working directory of the run.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from curators.errors import ConfigError
 from pipelines.config import CurateConfig, ImportConfig, TrainConfig
-from pipelines.steps_config import StepsConfig
+from pipelines.steps.config import StepsConfig
 
 FLOW_CONFIGS: dict[str, type[BaseModel]] = {"curate": CurateConfig, "steps": StepsConfig, "train": TrainConfig, "import": ImportConfig}
 ENGINES = ("policy", "judge", "reward")

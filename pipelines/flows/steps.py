@@ -7,9 +7,10 @@ from typing import Any
 
 from prefect import flow
 
-from pipelines import step_tasks, tasks
-from pipelines.searching import search_run, searched
-from pipelines.steps_config import StepsConfig
+from pipelines import tasks
+from pipelines.steps import tasks as step_tasks
+from pipelines.steps.config import StepsConfig
+from pipelines.steps.searching import search_run, searched
 
 
 @flow(name="steps", flow_run_name="steps {config.dataset}", retries=0, persist_result=False)

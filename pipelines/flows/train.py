@@ -6,9 +6,9 @@ from typing import Any
 
 from prefect import flow
 
-from pipelines import training_tasks as tasks
 from pipelines.config import TrainConfig
-from pipelines.training_run import training
+from pipelines.training import tasks
+from pipelines.training.run import training
 
 
 @flow(name="train", flow_run_name="train {config.dataset}", persist_result=False)

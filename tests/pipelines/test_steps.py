@@ -24,14 +24,15 @@ from curators.stepsearch.driver import TreeLimits
 from curators.stepsearch.evaluation import BY_VOTES
 from curators.stepsearch.extraction import StepPairConfig
 from curators.stepsearch.proposals import StepConfig
-from pipelines import candidates, step_tasks, tree_pairs, trees
+from pipelines import candidates
 from pipelines.commands.showing import node_rows
 from pipelines.config_files import load_config
 from pipelines.report.page import build_report
 from pipelines.runs import Run
-from pipelines.searching import prepare, search_run
-from pipelines.step_settings import extraction, search_config
-from pipelines.steps_config import (
+from pipelines.steps import pairs as tree_pairs
+from pipelines.steps import tasks as step_tasks
+from pipelines.steps import trees
+from pipelines.steps.config import (
     RatingConfig,
     SearchPresetConfig,
     StepSamplingConfig,
@@ -40,6 +41,8 @@ from pipelines.steps_config import (
     TreePairsConfig,
     WeightsConfig,
 )
+from pipelines.steps.searching import prepare, search_run
+from pipelines.steps.settings import extraction, search_config
 from storage.handoff import open_handoff, write_handoff
 from tests.pipelines.conftest import write_prompts
 

@@ -16,7 +16,7 @@ from curators.stepsearch.evaluation import Checked, Judged, Source, Values
 from curators.stepsearch.extraction import EXTRACTIONS, StepPairConfig
 from curators.verifiers import load_verifier
 from pipelines.config import Strict
-from pipelines.steps_config import RatingConfig, SearchPresetConfig, StepsConfig, TreeLimitsConfig, TreePairsConfig
+from pipelines.steps.config import RatingConfig, SearchPresetConfig, StepsConfig, TreeLimitsConfig, TreePairsConfig
 
 NO_BOUND = ("unlimited", "ungraded")
 """What a configuration says where a parameter is to be null, since null there leaves it to the preset."""

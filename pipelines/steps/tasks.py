@@ -6,12 +6,12 @@ import asyncio
 
 from prefect import task
 
-from pipelines import tree_pairs
 from pipelines.artifacts import show_trees
 from pipelines.report.tree import drawn_trees
 from pipelines.runs import RUNS
+from pipelines.steps import pairs
+from pipelines.steps.trees import Searcher, usable_prompts
 from pipelines.tasks import PATIENT, PLAIN
-from pipelines.trees import Searcher, usable_prompts
 
 DRAWN = 3
 
@@ -35,4 +35,4 @@ async def draw_trees(key: str) -> None:
 @task(name="build step pairs", **PLAIN)
 async def build_candidate(key: str) -> dict[str, int]:
     """Trees → pairs, the health of the searches and gates, in the run's directory."""
-    return await asyncio.to_thread(tree_pairs.build, RUNS[key])
+    return await asyncio.to_thread(pairs.build, RUNS[key])

@@ -17,10 +17,10 @@ from curators.engines.fingerprint import fingerprint
 from curators.errors import ConfigError, EngineError
 from curators.sampling import make_prompt
 from curators.schema import PAIRS, PROMPTS, STEP_PAIRS, frame
-from pipelines import training_tasks as tasks
 from pipelines.config import TrainConfig
+from pipelines.training import tasks
 from pipelines.training.job import TrainerError
-from pipelines.training_run import training
+from pipelines.training.run import training
 from storage.checkpoints import history
 from storage.lake import open_lake
 from storage.publishing import publish

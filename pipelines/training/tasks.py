@@ -22,7 +22,7 @@ from pipelines.progress import showing
 from pipelines.tasks import PLAIN
 from pipelines.training.evaluate import compare
 from pipelines.training.job import TrainResult, finished, progress, run_trainer
-from pipelines.training_run import TRAININGS, TrainingRun, view_of
+from pipelines.training.run import TRAININGS, TrainingRun, view_of
 from storage.calls import open_ledger
 from storage.checkpoints import Checkpoint, promote, register
 from storage.handoff import write_handoff

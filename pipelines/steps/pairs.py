@@ -17,9 +17,9 @@ from curators.stepsearch.writing import answer_funnel, answer_pairs
 from curators.verifiers import load_verifier
 from pipelines.candidates import weigh
 from pipelines.runs import Run
-from pipelines.step_settings import extraction
-from pipelines.steps_config import StepsConfig
-from pipelines.trees import nodes_of, usable_prompts
+from pipelines.steps.config import StepsConfig
+from pipelines.steps.settings import extraction
+from pipelines.steps.trees import nodes_of, usable_prompts
 
 KEPT = "kept"
 

@@ -6,13 +6,13 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 
 from curators.verifiers import load_verifier
-from pipelines import step_tasks
 from pipelines.config import EngineConfig
 from pipelines.prompt_runs import in_shards, prompt_run
 from pipelines.runs import Run
-from pipelines.step_settings import check_pairs, search_config
-from pipelines.steps_config import StepsConfig
-from pipelines.trees import keep_trees, usable_prompts
+from pipelines.steps import tasks as step_tasks
+from pipelines.steps.config import StepsConfig
+from pipelines.steps.settings import check_pairs, search_config
+from pipelines.steps.trees import keep_trees, usable_prompts
 
 
 def search_run(config: StepsConfig) -> AbstractAsyncContextManager[Run]:

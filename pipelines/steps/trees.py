@@ -23,8 +23,8 @@ from curators.stepsearch.driver import search_id, search_prompt
 from curators.stepsearch.proposals import StepConfig
 from curators.verifiers import load_verifier
 from pipelines.runs import Run
-from pipelines.step_settings import search_config, tree_limits, values_of
-from pipelines.steps_config import StepsConfig
+from pipelines.steps.config import StepsConfig
+from pipelines.steps.settings import search_config, tree_limits, values_of
 from storage import Lake
 
 PART_S = 2.0

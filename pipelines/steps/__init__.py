@@ -1,0 +1,1 @@
+"""Flow `steps`: its configuration, its searches, and what becomes of their trees."""

@@ -25,6 +25,7 @@ from prefect.runtime import flow_run
 
 from curators.engines.base import Engine, digest
 from curators.engines.budget import Budget
+from curators.engines.cached import CachedEngine
 from pipelines.config import PromptsConfig, RunConfig
 from pipelines.figures import Figures
 from storage import Lake, Release
@@ -88,7 +89,12 @@ class Run:
 
     def calls(self) -> dict[str, Any] | None:
         """What this run asked of its engines: samples kept, ledger hits, requests, tokens, dollars."""
-        return self.ledger.summary(run_id=self.session) if self.ledger is not None else None
+        if self.ledger is None:
+            return None
+        for engine in self.engines.values():
+            if isinstance(engine, CachedEngine):
+                engine.record_hits()
+        return self.ledger.summary(run_id=self.session)
 
     def advance(self, prompt_id: str) -> None:
         """That prompt is through; a task that is retried may say so again."""

@@ -239,6 +239,11 @@ class CachedEngine:
             return reply
         return replace(reply, cost_usd=self._price.cost(reply.prompt_tokens, reply.completion_tokens))
 
+    def record_hits(self) -> None:
+        """Write the hits that no transaction has taken along yet, so that a sum over the ledger has them."""
+        if hits := self._take_hits():
+            self._ledger.write(hits=hits)
+
     def _take_hits(self) -> list[dict[str, Any]]:
         n, self._unrecorded_hits = self._unrecorded_hits, 0
         return [{"run_id": self._run_id, "engine": self.spec, "n": n}] if n else []

@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 SHOWN = 5  # prompt ids in an error
 LEGEND = (
     ("Q", "what the search thinks a step is worth: the mean value of what was found through it"),
-    ("N", "simulations that went through it"),
+    ("N", "simulations that went through it; the search went on from the steps with a bold frame, and made as many again from each"),
     ("p", "its share among the siblings by the policy's own probability"),
     ("right below", "answers at or below it that the verifier calls right, of all that it graded"),
 )
@@ -84,9 +84,13 @@ def _the_prompt(nodes: pl.LazyFrame, prompt_id: str, ref: str) -> str:
         return prompt_id
     if len(fitting) == 1:
         return str(fitting[0])
-    what = f"{len(fitting)} prompts begin with {prompt_id!r}" if len(fitting) else f"{ref} has no tree of a prompt {prompt_id!r}"
+    what = (
+        f"{len(fitting)} prompts begin with {prompt_id!r}"
+        if len(fitting)
+        else f"{ref} has no pair of a prompt {prompt_id!r}, and so no tree"
+    )
     listed = ", ".join((fitting if len(fitting) else ids).head(SHOWN).to_list())
-    raise ConfigError(f"{what}; there are {len(ids)} with trees, such as {listed}")
+    raise ConfigError(f"{what}; there are {len(ids)} with trees, such as {listed}. All trees are in the table `nodes` of `pairmill sql`")
 
 
 def tree_html(nodes: Sequence[Row], pairs: Sequence[Row]) -> str:
@@ -131,7 +135,7 @@ def _heading(root: Row, nodes: Sequence[Row]) -> str:
     )
     right, wrong = root["n_correct"], root["n_wrong"]
     line = (
-        f"{len(steps):,} steps, {root['n_visits']:,} simulations, {tokens:,} tokens sampled; "
+        f"{len(steps):,} steps, {sum(node['n_ended'] or 0 for node in steps):,} simulations, {tokens:,} tokens sampled; "
         f"answers: {right:,} right, {wrong:,} wrong{ended}"
     )
     settings = ", ".join(f"{name} {value}" for name, value in json.loads(root["search"] or "{}").items() if not isinstance(value, dict))

@@ -425,3 +425,16 @@ async def test_a_ledger_that_fails_is_not_swallowed(tmp_path):
         await asyncio.gather(*[engine.complete(ask(str(i), sampling=Sampling(max_tokens=500))) for i in range(300)])
     await engine.aclose()
     ledger.close()
+
+
+async def test_hits_that_no_write_has_taken_along_are_recorded_when_asked_for(ledger):
+    """A run that is answered wholly from the ledger writes nothing, and still says how much was there."""
+    engine = CachedEngine(FakeEngine(), ledger, run_id="first")
+    await engine.complete(ask(n=3))
+    again = CachedEngine(FakeEngine(), ledger, run_id="second")
+    await again.complete(ask(n=3))
+    again.record_hits()
+    assert ledger.summary(run_id="second")["hits"] == 3
+    again.record_hits()
+    await again.aclose()
+    assert ledger.summary(run_id="second")["hits"] == 3

@@ -42,7 +42,10 @@ def validated(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_problem(model, dict(found)) for found in error.errors())) from error
+        problems = [_problem(model, dict(found)) for found in error.errors()]
+        # A value that fits none of several types is one problem: the first says what is wrong with it.
+        first = {problem.partition(": ")[0]: problem for problem in reversed(problems)}
+        raise ConfigError("\n".join(reversed(first.values()))) from error
 
 
 def check_inputs(config: Any) -> None:
@@ -97,7 +100,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
 
 
 def _problem(model: type[BaseModel], found: dict[str, Any]) -> str:
-    path = [part for part in found["loc"] if isinstance(part, (str, int))]
+    path = [part for part in found["loc"] if isinstance(part, int) or part.isidentifier()]  # `literal['x']` is a type, and no key
     name = ".".join(map(str, path)) or "the configuration"
     came = repr(found.get("input"))
     came = came if len(came) <= 80 else came[:77] + "..."

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from pipelines.config import EngineConfig, PromptsConfig, Strict, engine_spec
+
+
+def _preset(value: Any) -> Any:
+    """A bare name is the preset's."""
+    return {"preset": value} if isinstance(value, str) else value
 
 
 class WeightsConfig(Strict):
@@ -131,10 +136,10 @@ class StepsConfig(PromptsConfig):
     self_eval: SelfEvalConfig | None = Field(None, description="ask the policy itself whether a step is right; null: do not")
     reward: RewardField | None = Field(None, description="a reward model that rates every step; a bare string is its engine")
     reward_function: str | None = Field(None, description="module:function that rates every step, in place of a reward model")
-    search: SearchPresetConfig = SearchPresetConfig()
+    search: Annotated[SearchPresetConfig, BeforeValidator(_preset)] = SearchPresetConfig()
     steps: StepSamplingConfig = StepSamplingConfig()
     limits: TreeLimitsConfig = TreeLimitsConfig()
-    pairs: TreePairsConfig = TreePairsConfig()
+    pairs: Annotated[TreePairsConfig, BeforeValidator(_preset)] = TreePairsConfig()
     concurrent_trees: int = Field(512, ge=1, description="trees searched at a time, over all shards")
 
     @model_validator(mode="after")

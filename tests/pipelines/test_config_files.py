@@ -112,3 +112,14 @@ def test_what_is_not_there_is_told_before_a_server_starts(flow: str, assignments
     engine = ["policy=fake:"] if flow in ("curate", "steps") else []
     with pytest.raises(ConfigError, match=said):
         check_inputs(load_config(flow, None, ["dataset=x", *engine, *given]))
+
+
+def test_a_preset_may_be_named_alone_and_a_value_of_no_allowed_type_is_one_problem() -> None:
+    enough = ["dataset=x", "prompts=p.jsonl", "policy=fake:", "verifier=numeric"]
+    config = load_config("steps", None, [*enough, "search=paper", "pairs=ref"])
+    assert (config.search.preset, config.pairs.preset) == ("paper", "ref")  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError) as caught:
+        load_config("steps", None, [*enough, "search.max_depth=unlimted"])
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith("search.max_depth: ")
+    assert "'unlimted'" in line

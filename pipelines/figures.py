@@ -9,7 +9,7 @@ from typing import Any
 from curators.funnel import Funnel, to_frame
 from curators.gates import GateResult, refusal
 from curators.judging.health import health_rows, share_rows
-from curators.stepsearch.health import MEASURES
+from curators.stepsearch.health import MEASURES, remarks
 
 
 @dataclass(kw_only=True)
@@ -38,4 +38,6 @@ class Figures:
 
     @property
     def refusal(self) -> str | None:
-        return refusal(self.gates)
+        """Which gates failed, and what else was the matter with the searches; null when all passed."""
+        told = refusal(self.gates)
+        return told and "; ".join([told, *(remarks(self.search) if self.search else [])])

@@ -40,6 +40,15 @@ _SHARES = {
     "unvalued": ("value_error", "samples"),
 }
 
+_ADVICE = {
+    "truncated": "raise steps.max_tokens or search.max_depth",
+    "ungraded": "the reasons stand in the table `nodes`; does every prompt have a reference?",
+    "repeated": "raise steps.temperature",
+    "failed": "the reasons stand in the table `nodes`",
+    "unvalued": "the reasons stand in the table `nodes`",
+}
+REMARKED = 0.3  # share from which a refusal says what else was the matter
+
 
 def search_counts(nodes: pl.DataFrame) -> Counter[str]:
     """What stands in the trees of `nodes`, each whole. An ending is a step that ends an answer, or one that was cut off."""
@@ -72,3 +81,18 @@ def search_counts(nodes: pl.DataFrame) -> Counter[str]:
 def search_health(counts: Mapping[str, int], *, judge: str | None) -> dict[str, Any]:
     """The health of searches as JSON carries it; every share is `{n, hits, share, low, high}`. `judge`: who graded the answers."""
     return {"judge": judge, **{name: share(counts[hits], counts[of]) for name, (hits, of) in _SHARES.items()}}
+
+
+def remarks(health: Mapping[str, Any]) -> list[str]:
+    """What went wrong with many of the searches, with what to do about it: why a run may have few pairs.
+
+    >>> remarks({"truncated": share(9, 10), "finished": share(10, 10)})
+    ['9 of 10 answers that were cut off: raise steps.max_tokens or search.max_depth']
+    """
+    found = [
+        f"{health[name]['hits']:,} of {health[name]['n']:,} {MEASURES[name]}: {advice}"
+        for name, advice in _ADVICE.items()
+        if name in health and health[name]["n"] and health[name]["share"] >= REMARKED
+    ]
+    early = health["finished"]["n"] - health["finished"]["hits"]
+    return [*found, *([f"{early:,} of {health['finished']['n']:,} trees were ended early by a cap or limit"] if early else [])]

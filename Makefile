@@ -36,7 +36,7 @@ format: $(BIN)/.installed
 	$(BIN)/ruff check --fix .
 
 bench: $(BIN)/.installed  ## JSON lines, one a measurement
-	@for name in demo publish sampling overhead tree verifiers step_data; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in demo publish sampling overhead tree verifiers search step_data; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

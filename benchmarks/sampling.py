@@ -34,7 +34,7 @@ POLICY = Path(__file__).parents[1] / "examples/arithmetic/policy"
 
 
 @torch.inference_mode()
-def generate(model: Any, tokenizer: Any, texts: list[str], *, batch: int, max_tokens: int) -> int:
+def generate(model: Any, tokenizer: Any, texts: list[str], *, batch: int, max_tokens: int, temperature: float = 1.0) -> int:
     """Every prompt's samples with `model.generate`, `batch` sequences at a time; returns the number of new tokens."""
     n_tokens = 0
     for begin in range(0, len(texts), batch // SAMPLES):
@@ -45,7 +45,7 @@ def generate(model: Any, tokenizer: Any, texts: list[str], *, batch: int, max_to
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             do_sample=True,
-            temperature=1.0,
+            temperature=temperature,
             top_k=0,
             top_p=1.0,
             num_return_sequences=SAMPLES,
@@ -57,9 +57,11 @@ def generate(model: Any, tokenizer: Any, texts: list[str], *, batch: int, max_to
     return n_tokens
 
 
-async def sample(engine: LocalEngine, conversations: list[list[dict[str, str]]], *, max_tokens: int, seed: int) -> int:
+async def sample(
+    engine: LocalEngine, conversations: list[list[dict[str, str]]], *, max_tokens: int, seed: int, temperature: float = 1.0
+) -> int:
     """The same with the engine; returns the number of new tokens."""
-    sampling = Sampling(max_tokens=max_tokens, seed=seed)
+    sampling = Sampling(max_tokens=max_tokens, seed=seed, temperature=temperature)
     replies = await asyncio.gather(
         *(engine.complete(Request(key=str(i), messages=c, n=SAMPLES, sampling=sampling)) for i, c in enumerate(conversations))
     )

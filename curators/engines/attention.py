@@ -15,7 +15,7 @@ from curators.engines.prefixes import States
 from curators.engines.rows import Row, RowCache
 
 ATTENTION = "pairmill_rows"
-CHUNK = 8
+CHUNK = 16
 """Rows that attend in one call on a CPU: each chunk reads only as many columns as its longest row has. A GPU takes all rows at once."""
 
 PLAIN = frozenset({"dropout", "is_causal", "position_ids", "use_cache", "cache_position", "output_router_logits", "output_attentions"})
@@ -40,6 +40,15 @@ class Segment:
     read: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows that attend together: the columns of the longest of them, and the lanes of the one with most."""
+
+    rows: slice
+    columns: int
+    lanes: int
+
+
 class RowPass:
     """One forward pass: `n_steps` lanes first (row, lane and column of each), then segments."""
 
@@ -53,11 +62,13 @@ class RowPass:
         self.n_rows = max(row.index for row, _, _ in steps) + 1
         self.n_lanes = max(lane for _, lane, _ in steps) + 1
         self.slot = self.row * self.n_lanes + lane
-        ends = [0] * self.n_rows
-        for row, _, _ in steps:
-            ends[row.index] = row.columns
+        columns, lanes = [1] * self.n_rows, [1] * self.n_rows
+        for row, number, _ in steps:
+            columns[row.index] = row.columns
+            lanes[row.index] = max(lanes[row.index], number + 1)
         size = CHUNK if cache.device.type == "cpu" else self.n_rows
-        self.chunks = [(i, min(i + size, self.n_rows), max(1, *ends[i : i + size])) for i in range(0, self.n_rows, size)]
+        starts = range(0, self.n_rows, size)
+        self.chunks = [Chunk(slice(i, min(i + size, self.n_rows)), max(columns[i : i + size]), max(lanes[i : i + size])) for i in starts]
         self.masks: dict[int, list[Tensor]] = {}
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
@@ -79,20 +90,19 @@ class RowPass:
         spread = query.new_zeros(self.n_rows * self.n_lanes, n_heads, dim)
         spread[self.slot] = query.transpose(0, 1)
         spread = spread.view(self.n_rows, self.n_lanes, n_heads, dim).transpose(1, 2)
-        spread = spread.reshape(self.n_rows, keys.shape[1], shared * self.n_lanes, dim)
-        parts = [
-            scaled_dot_product_attention(
-                spread[begin:end], keys[begin:end, :, :columns], values[begin:end, :, :columns], attn_mask=mask, scale=scaling
-            )
-            for (begin, end, columns), mask in zip(self.chunks, self._masks(shared), strict=True)
-        ]
-        mixed = torch.cat(parts).view(self.n_rows, n_heads, self.n_lanes, -1).transpose(1, 2)
-        return mixed.reshape(self.n_rows * self.n_lanes, n_heads, -1)[self.slot]
+        mixed = query.new_empty(self.n_rows, self.n_lanes, n_heads, values.shape[3])
+        for chunk, mask in zip(self.chunks, self._masks(shared), strict=True):
+            rows, lanes = chunk.rows, chunk.lanes
+            part = spread[rows, :, :lanes].reshape(-1, keys.shape[1], shared * lanes, dim)
+            seen = keys[rows, :, : chunk.columns], values[rows, :, : chunk.columns]
+            found = scaled_dot_product_attention(part, *seen, attn_mask=mask, scale=scaling)
+            mixed[rows, :lanes] = found.view(-1, n_heads, lanes, found.shape[3]).transpose(1, 2)
+        return mixed.view(self.n_rows * self.n_lanes, n_heads, -1)[self.slot]
 
     def _masks(self, shared: int) -> list[Tensor]:
         if shared not in self.masks:
-            lanes = self.cache.mask[:, : self.n_lanes]
-            self.masks[shared] = [lanes[begin:end, :, :columns].repeat(1, shared, 1)[:, None] for begin, end, columns in self.chunks]
+            mask = self.cache.mask[: self.n_rows]
+            self.masks[shared] = [mask[c.rows, : c.lanes, : c.columns].repeat(1, shared, 1)[:, None] for c in self.chunks]
         return self.masks[shared]
 
     def _attend_segment(

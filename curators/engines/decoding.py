@@ -30,12 +30,16 @@ from curators.engines.rows import Row, RowCache
 LANES = 4
 """Samples of one prompt that share a row; more samples take more rows."""
 
+LEARNING_RATE = 1 / 32
+"""How much one group counts in what is expected of the next."""
+
 EXPECTED_TOKENS = 128
 """How long a sample is taken to become when rows are admitted; a longer one may push the youngest rows out."""
 
 
 class Decoder:
-    """Runs samples and scorings over one model. `max_rows` prompts at a time, at most `LANES * max_rows` samples."""
+    """Runs samples and scorings over one model, about `LANES * max_rows` different samples at a time: `max_rows` prompts or more, where
+    samples are the same for long."""
 
     def __init__(
         self, model: Any, *, end_ids: Set[int], max_rows: int = 64, cache_bytes: int = 1 << 30, prefill_tokens: int = 2048
@@ -49,6 +53,7 @@ class Decoder:
         self._pending: dict[tuple[int, ...], deque[Sample]] = {}
         self._scorings: deque[Scoring] = deque()
         self._n_running = 0
+        self._apart = 1.0  # the share of samples that get a lane of their own, as groups have shown it
         self.n_waiting = 0
 
     @property
@@ -70,9 +75,9 @@ class Decoder:
 
     def step(self) -> list[Sample | Scoring]:
         """One forward pass; returns what it finished. Cancelled work leaves without being returned."""
-        self._put_back_what_no_longer_fits()
+        columns = self._put_back_what_no_longer_fits()
         scorings = self._next_scorings()
-        self._admit(self.prefill_tokens - sum(len(s.prompt) for s in scorings))
+        self._admit(self.prefill_tokens - sum(len(s.prompt) for s in scorings), columns)
         reading = [group for group in self._groups if group.unread]
         running = [(group, branch) for group in self._groups if not group.unread for branch in group.branches]
         steps = [(group.row, branch.lane, _place(group.row, branch)) for group, branch in running]
@@ -100,12 +105,13 @@ class Decoder:
                 n_tokens += len(scoring.prompt) + sum(map(len, scoring.options))
         return scorings
 
-    def _admit(self, n_tokens: int) -> None:
-        """New groups, until about `n_tokens` are to be read; their rows begin with what is kept of their prompts."""
+    def _admit(self, n_tokens: int, columns: int) -> None:
+        """New groups beside rows of so many columns, until about `n_tokens` are to be read; their rows begin with what is kept of their
+        prompts."""
         admitted: list[tuple[Group, list[tuple[States, int]]]] = []
         reading: set[tuple[int, ...]] = set()  # what is read in this pass is there for others in the next one
-        columns = max((group.row.columns_after_step() for group in self._groups), default=0)
-        while n_tokens > 0 and (samples := self._next_samples(reading, columns)):
+        lanes = max(sum(len(group.row.lanes) for group in self._groups), self._apart * self._n_running)
+        while n_tokens > 0 and (samples := self._next_samples(reading, columns, lanes)):
             prompt = samples[0].prompt
             n_kept, pieces = self.prefixes.match(prompt[:-1])
             group = Group(prompt, Row(-1, len(prompt) - 1), len(prompt) - 1 - n_kept)
@@ -113,16 +119,17 @@ class Decoder:
             if group.unread:
                 reading.add(prompt)
                 n_tokens -= group.unread
-            columns = max(columns, len(prompt))
+            columns, lanes = max(columns, len(prompt)), lanes + self._apart * len(samples)
             self._groups.append(group)
             admitted.append((group, pieces))
-        self._settle()
+        self._settle(columns)
+        if admitted:
+            self.cache.open([group.row for group, _ in admitted])
         for group, pieces in admitted:
-            self.cache.open(group.row)
             self.cache.load(group.row, pieces)
 
-    def _next_samples(self, reading: Set[tuple[int, ...]], columns: int) -> list[Sample]:
-        """Up to `LANES` waiting samples of one prompt that is not being read, if there is room for them beside rows of so many columns."""
+    def _next_samples(self, reading: Set[tuple[int, ...]], columns: int, lanes: float) -> list[Sample]:
+        """Up to `LANES` waiting samples of one prompt that is not being read, if there is room beside that many columns and lanes."""
         while (prompt := next((prompt for prompt in self._pending if prompt not in reading), None)) is not None:
             waiting = self._pending[prompt]
             while waiting and waiting[0].cancelled:
@@ -137,7 +144,7 @@ class Decoder:
         take = min(len(waiting), LANES, max(1, (self.max_cells - len(prompt)) // longest))
         if self._groups:
             columns = max(columns, len(prompt) + take * min(longest, EXPECTED_TOKENS))
-            if self._n_running + take > self.max_samples or (len(self._groups) + 1) * columns > self.max_cells:
+            if lanes + take * self._apart > self.max_samples or (len(self._groups) + 1) * columns > self.max_cells:
                 return []
         return self._take(prompt, take)
 
@@ -150,27 +157,27 @@ class Decoder:
         self._n_running += n
         return samples
 
-    def _settle(self) -> None:
-        """Groups get the first rows, so that attention reads no dead one, with columns for one more token of every lane."""
+    def _settle(self, columns: int) -> None:
+        """Groups get the first rows, so that attention reads no dead one, with so many columns."""
         n_rows = len(self._groups)
         taken = {group.row.index for group in self._groups}
         free = [i for i in range(n_rows) if i not in taken]
         for group in self._groups:
             if group.row.index >= n_rows:
                 self.cache.move(group.row, free.pop())
-        columns = max((group.row.columns_after_step() for group in self._groups), default=0)
         self.cache.reserve(n_rows, columns, max_cells=self.max_cells)
         self.prefixes.limit(max(0, self.cache_bytes - self.cache.n_bytes))
         for group in self._groups:
             if group.row.index < 0:
                 group.row.index = free.pop()
 
-    def _put_back_what_no_longer_fits(self) -> None:
-        """Where memory does not allow one more token of every lane, the youngest groups go back to the queue."""
-        while len(self._groups) > 1:
-            columns = max(group.row.columns_after_step() for group in self._groups)
-            if len(self._groups) * columns <= self.max_cells:
-                return
+    def _put_back_what_no_longer_fits(self) -> int:
+        """Where memory does not allow one more token of every lane, the youngest groups go back to the queue; returns the columns that
+        the others need."""
+        while True:
+            columns = max((group.row.columns_after_step() for group in self._groups), default=0)
+            if len(self._groups) <= 1 or len(self._groups) * columns <= self.max_cells:
+                return columns
             self._put_back(self._groups.pop())
 
     def _put_back(self, group: Group) -> None:
@@ -238,7 +245,7 @@ class Decoder:
         samples = [sample for _, branch in running for sample in branch.samples]
         tokens, logprobs = draw(
             logits,
-            rows=[i for i, (_, branch) in enumerate(running) for _ in branch.samples],
+            rows=np.repeat(np.arange(len(running)), [len(branch.samples) for _, branch in running]),
             keys=np.array([sample.key for sample in samples], dtype=np.uint64),
             positions=np.array([len(sample.tokens) for sample in samples], dtype=np.uint64),
             temperatures=np.array([sample.temperature for sample in samples], dtype=np.float32),
@@ -248,6 +255,9 @@ class Decoder:
         for group, branch in running:
             if branch.take(drawn, self.end_ids):
                 self._go_on(group, branch)
+        for group in self._groups:
+            if not group.branches:
+                self._apart += (group.row.most_lanes / min(LANES, group.n_samples) - self._apart) * LEARNING_RATE
         self._groups = [group for group in self._groups if group.branches]
         return [sample for sample in samples if sample.finish and not sample.cancelled]
 

@@ -8,8 +8,8 @@ every later threshold: it changed .17 of the tokens in bfloat16 and .0013 in flo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,31 +79,45 @@ def draw(
     positions: NDArray[np.uint64],
     temperatures: NDArray[np.float32],
     top_ps: NDArray[np.float32],
-    rows: Sequence[int] | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> tuple[list[int], list[float]]:
     """One token for each key and its natural log-probability, from the row of `logits` [.., vocabulary], float32, that `rows` names.
 
-    Without `rows` there is one row for each key.
-
+    Without `rows` there is one row for each key. Keys side by side with the same row, temperature and top-p share the work on that row.
     Temperature 0 takes the most likely token (the lowest id of equals). The log-probability is the model's own, before temperature and
     top-p, so that it equals what a scorer says of the same text.
     """
-    rows_at_once = max(1, CELLS_AT_ONCE // logits.shape[1])
+    n_at_once = max(1, CELLS_AT_ONCE // logits.shape[1])
+    rows = np.arange(len(keys)) if rows is None else rows
     tokens, logprobs = [], []
-    for begin in range(0, len(keys), rows_at_once):
-        part = slice(begin, begin + rows_at_once)
-        own = logits[part] if rows is None else logits[list(rows[part])]
+    for begin in range(0, len(keys), n_at_once):
+        part = slice(begin, begin + n_at_once)
+        new = _changes(rows[part], temperatures[part], top_ps[part])
+        first = begin + new.nonzero()[0]
+        own, index = logits[torch.from_numpy(rows[first])], torch.from_numpy(new.cumsum() - 1).to(logits.device)
         words = position_keys(keys[part], positions[part])
-        chosen = _draw_rows(own, words, temperatures[part], top_ps[part])
+        chosen = _draw_rows(own, index, words, temperatures[first], top_ps[first])
         tokens.append(chosen)
-        logprobs.append(own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(-1))
+        logprobs.append(own[index, chosen] - own.logsumexp(-1)[index])
     return torch.cat(tokens).tolist(), torch.cat(logprobs).tolist()
 
 
-def _draw_rows(logits: Tensor, words: NDArray[np.uint64], temperatures: NDArray[np.float32], top_ps: NDArray[np.float32]) -> Tensor:
+def _changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where an entry of any column differs from the one before it; the first one does."""
+    changed = np.zeros(len(columns[0]), dtype=bool)
+    changed[0] = True
+    for column in columns:
+        changed[1:] |= column[1:] != column[:-1]
+    return changed
+
+
+def _draw_rows(
+    logits: Tensor, index: Tensor, words: NDArray[np.uint64], temperatures: NDArray[np.float32], top_ps: NDArray[np.float32]
+) -> Tensor:
+    """One token for each word, from the row that `index` names."""
     greedy = temperatures == 0
     if greedy.all():
-        return logits.argmax(-1)
+        return logits.argmax(-1)[index]
     if (temperatures != 1).any():
         scale = torch.from_numpy(np.where(greedy, 1, temperatures)).to(logits.device)
         probabilities = (logits / scale[:, None]).softmax(-1)
@@ -113,5 +127,7 @@ def _draw_rows(logits: Tensor, words: NDArray[np.uint64], temperatures: NDArray[
         bounds = torch.from_numpy(top_ps[top_ps < 1]).to(logits.device)[:, None]
         probabilities[narrow] = nucleus(probabilities[narrow], bounds)
     noise = exponential_noise(words, logits.shape[1], logits.device)
-    drawn = torch.div(probabilities, noise, out=noise).argmax(-1)
-    return torch.where(torch.from_numpy(greedy).to(logits.device), logits.argmax(-1), drawn) if greedy.any() else drawn
+    drawn = torch.div(probabilities[index], noise, out=noise).argmax(-1)
+    if not greedy.any():
+        return drawn
+    return torch.where(torch.from_numpy(greedy).to(logits.device)[index], logits.argmax(-1)[index], drawn)

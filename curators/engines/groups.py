@@ -94,12 +94,14 @@ class Branch:
 
 @dataclass(slots=True, eq=False)
 class Group:
-    """A prompt in the batch: its row, and the branches of its samples. `unread` of its tokens, the last one aside, are still to be read."""
+    """A prompt in the batch: its row, and the branches of its samples. `unread` of its tokens, the last one aside, are still to be read;
+    `n_samples` have ever been in it."""
 
     prompt: tuple[int, ...]
     row: Row
     unread: int
     branches: list[Branch] = field(default_factory=list)
+    n_samples: int = 0
 
     @property
     def samples(self) -> list[Sample]:
@@ -108,6 +110,7 @@ class Group:
     def join(self, samples: Sequence[Sample]) -> None:
         """Samples that begin: their first input is the prompt's last token, so they may at any time after the rest has been read."""
         self.branches.append(Branch(self.row.take_lane(), list(samples), []))
+        self.n_samples += len(samples)
 
     def part(self, branch: Branch, cache: RowCache) -> None:
         """Samples whose last tokens differ go apart, and those that are over leave."""

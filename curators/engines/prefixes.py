@@ -81,7 +81,8 @@ class PrefixCache:
         run, used, n = self._root, 0, 0
         path = []
         while n < len(ids) and (branch := run.branches.get((used, ids[n]))) is not None:
-            run, used = branch, _common(branch.ids, ids[n : n + len(branch.ids)])
+            run, own = branch, ids[n : n + len(branch.ids)]
+            used = len(own) if own == run.ids else _common(run.ids, own)
             n += used
             path.append((run, used))
         return n, path
@@ -94,7 +95,4 @@ class PrefixCache:
 
 def _common(a: tuple[int, ...], b: tuple[int, ...]) -> int:
     """How many of their first entries are the same."""
-    n = min(len(a), len(b))
-    if a[:n] == b[:n]:
-        return n
-    return next(i for i in range(n) if a[i] != b[i])
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

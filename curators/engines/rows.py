@@ -37,7 +37,7 @@ class Asked:
 class Row:
     """One prompt in the batch. All its lanes see the first `prefix` columns; of the others, `users` counts the lanes that see each.
 
-    `columns` were ever used and `spare` of them are free again; `lanes` holds the lanes in use.
+    `columns` were ever used and `spare` of them are free again; `lanes` holds the lanes in use, of which there were `most_lanes` at a time.
     """
 
     index: int
@@ -46,12 +46,14 @@ class Row:
     spare: list[int] = field(default_factory=list)
     users: dict[int, int] = field(default_factory=dict)
     lanes: set[int] = field(default_factory=set)
+    most_lanes: int = 0
 
     def __post_init__(self) -> None:
         self.columns = self.prefix
 
     def columns_after_step(self) -> int:
-        return self.columns + max(0, len(self.lanes) - len(self.spare))
+        new = len(self.lanes) - len(self.spare)
+        return self.columns + new if new > 0 else self.columns
 
     def take_column(self) -> int:
         if self.spare:
@@ -74,6 +76,7 @@ class Row:
     def take_lane(self) -> int:
         lane = next(i for i in range(len(self.lanes) + 1) if i not in self.lanes)
         self.lanes.add(lane)
+        self.most_lanes = max(self.most_lanes, len(self.lanes))
         return lane
 
 
@@ -122,7 +125,7 @@ class RowCache:
         """Make room for at least that many rows and columns, with some to spare within `max_cells`; what those rows hold stays."""
         if n_rows <= self.n_rows and n_columns <= self.n_columns:
             return
-        wide = max(self.n_columns, n_columns if n_columns <= self.n_columns else n_columns + n_columns // 4 + 32)
+        wide = max(self.n_columns, n_columns if n_columns <= self.n_columns else n_columns + n_columns // 2 + 32)
         columns = max(n_columns, min(wide, max_cells // n_rows))
         tall = max(self.n_rows, n_rows if n_rows <= self.n_rows else n_rows + n_rows // 2)
         rows = max(n_rows, min(tall, max_cells // columns))
@@ -133,10 +136,11 @@ class RowCache:
         for kind, old in buffers.items():
             self.buffers[kind][:, :rows, :, :columns] = old[:, :rows, :, :columns]
 
-    def open(self, row: Row) -> None:
-        """Every lane of the row sees the prefix and nothing else."""
-        self.mask[row.index] = -torch.inf
-        self.mask[row.index, :, : row.prefix] = 0
+    def open(self, rows: Sequence[Row]) -> None:
+        """Every lane of each row sees its prefix and nothing else."""
+        index, prefix = torch.tensor([[row.index, row.prefix] for row in rows], device=self.device).unbind(1)
+        hidden = torch.arange(self.n_columns, device=self.device) >= prefix[:, None]
+        self.mask[index] = torch.zeros_like(hidden, dtype=self.dtype).masked_fill_(hidden, -torch.inf)[:, None]
 
     def restart_lane(self, row: Row, lane: int) -> None:
         """The lane forgets everything but the prefix."""

@@ -137,13 +137,14 @@ async def rate(values: Values, prompt: Mapping[str, Any], steps: Sequence[Step],
         EngineBusy: an endpoint is down.
         EngineError: no request can succeed.
     """
-    sources = values.asked(config)
+    if not (sources := values.asked(config)):
+        return Rated(steps=steps)
     answers = [
         {"generation_id": f"{key}/{i}", "state": "ok", "text": before + step.text}
         for i, step in enumerate(steps)
         if step.state in SELECTABLE
     ]
-    if not sources or not answers:
+    if not answers:
         return Rated(steps=steps)
     judgments = dict(zip(sources, await gather_all(source.rate(prompt, answers) for source in sources.values()), strict=True))
     rows = [row for found in judgments.values() for row in found]

@@ -12,7 +12,7 @@ Prints one JSON line a way and one a bar, medians over the rounds by wall and by
 share of steps that are the text of a sibling. Then, on a server with 64 slots and 200 ms (`servers/slots.py`), what share of its slots a
 search of 500 trees keeps busy from its first request to its last reply.
 
-    python benchmarks/search.py [--model DIR] [--dtype bfloat16] [--trees 512] [--rounds 3] [--only model,slots]
+    python benchmarks/search.py [--model DIR] [--dtype bfloat16] [--trees 1000] [--rounds 3] [--only model,slots]
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(POLICY))
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--trees", type=int, default=512)
+    parser.add_argument("--trees", type=int, default=1000)
     parser.add_argument("--max-tokens", type=int, default=160, help="of a whole solution")
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="of model.generate, in samples")
     parser.add_argument("--rounds", type=int, default=3)

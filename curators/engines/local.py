@@ -46,7 +46,7 @@ def open_local(
 
     Args:
         spec: `PATH[@REV]`, with or without `hf:` before it. For a path REV is the beginning of its fingerprint, for a hub name a revision.
-        max_concurrency: prompts in the batch, each with up to four samples.
+        max_concurrency: prompts in the batch, each with up to four samples; where samples are the same for long, more prompts.
         dtype: `auto` is float32 on a CPU and the checkpoint's own on a GPU; or `float32`, `bfloat16`, `float16`.
         threads: CPU threads; null leaves torch's own choice.
         device: as torch names it; null takes a GPU if there is one.

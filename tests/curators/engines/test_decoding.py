@@ -299,6 +299,20 @@ def test_cancelled_work_leaves_and_the_rest_is_untouched(model):
     assert decoder.n_waiting == 0
 
 
+def test_the_batch_holds_more_prompts_where_their_samples_are_the_same(model):
+    """Four greedy samples are one branch: once that has shown, about four times as many prompts run, and no more branches than allowed."""
+    decoder = Decoder(model, end_ids=set(), max_rows=4)
+    for sample in samples(prompts(200), n=4, max_tokens=5, temperature=0.0):
+        decoder.submit(sample)
+    sizes = []
+    while not decoder.idle:
+        decoder.step()
+        sizes.append(len(decoder._groups))
+        assert sum(len(group.branches) for group in decoder._groups) <= LANES * 4
+    assert sizes[0] == 4
+    assert 10 <= max(sizes) <= 16
+
+
 def test_only_as_many_samples_run_as_allowed(model):
     decoder = Decoder(model, end_ids=set(), max_rows=4)
     for sample in samples(prompts(40), n=3, max_tokens=5):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from curators.engines.draws import draw, exponential_noise, nucleus, position_keys
+from curators.engines.draws import CELLS_AT_ONCE, draw, exponential_noise, nucleus, position_keys
 
 CPU = torch.device("cpu")
 LOGITS = torch.tensor([2.0, 1.0, 0.0, 0.0, -1.0, -2.0])
@@ -52,6 +52,23 @@ def test_counts_follow_the_distribution_over_positions_of_one_sample():
     pairs = np.bincount(np.array(tokens[:-1]) * 6 + np.array(tokens[1:]), minlength=36)
     p = LOGITS.softmax(-1).numpy()
     assert chi_square(pairs, np.outer(p, p).ravel() * (N - 1)) < 66.6  # neighbours are independent: 35 degrees of freedom, p = .001
+
+
+def test_keys_that_share_a_row_draw_what_they_would_from_rows_of_their_own():
+    """Nine keys over four rows, temperatures and nuclei side by side, in parts that cut through a row's keys."""
+    logits = torch.randn(4, CELLS_AT_ONCE // 4, generator=torch.Generator().manual_seed(0))
+    rows = np.array([0, 0, 0, 1, 2, 2, 2, 2, 3])
+    given = {
+        "keys": np.arange(9, dtype=np.uint64),
+        "positions": np.arange(9, dtype=np.uint64),
+        "temperatures": np.array([1, 1, 0.5, 0, 1, 0, 0, 1.5, 1], dtype=np.float32),
+        "top_ps": np.array([1, 1, 1, 1, 0.001, 1, 1, 0.9, 0.9], dtype=np.float32),
+    }
+    shared = draw(logits, rows=rows, **given)
+    own = draw(logits[torch.from_numpy(rows)], **given)
+    assert shared[0] == own[0]
+    assert shared[1] == pytest.approx(own[1], abs=1e-5)
+    assert len(set(shared[0])) > 4
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it():

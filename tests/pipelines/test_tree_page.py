@@ -107,7 +107,10 @@ def test_the_command_finds_a_prompt_by_its_beginning(release: Release, lake_root
     assert done.exit_code == 0, done.output
     assert done.output.strip() == str(tmp_path / "new" / "tree.html")
     assert "prompt evil" in (tmp_path / "new" / "tree.html").read_text()
-    for asked, message in (("a", "2 prompts begin with 'a'; there are 3"), ("x", "steps@1 has no pair of a prompt 'x', and so no tree; there are 3")):
+    for asked, message in (
+        ("a", "2 prompts begin with 'a'; there are 3"),
+        ("x", "steps@1 has no pair of a prompt 'x', and so no tree; there are 3"),
+    ):
         done = CliRunner().invoke(main, ["tree", "steps", asked, *lake])
         assert done.exit_code == 1
         assert message in done.output

@@ -86,7 +86,10 @@ class Bench:
         self.same: list[float] = []
 
     async def round(self, number: int) -> None:
-        texts = [self.tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False) for c in conversations(96, 3 * number)]
+        texts = [
+            self.tokenizer.apply_chat_template(c, add_generation_prompt=True, tokenize=False)
+            for c in conversations(min(96, self.n_trees), 3 * number)
+        ]
         for batch in self.batches:
             clock = Clock()
             n_tokens = generate(self.model, self.tokenizer, sorted(texts, key=len), batch=batch, **self.whole)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import orjson
 import polars as pl
 
 from curators.errors import SchemaError
@@ -252,7 +253,13 @@ def frame(rows: list[dict[str, object]], schema: Schema) -> pl.DataFrame:
     """Rows to a frame of exactly that schema; a key that a row lacks becomes null, a key that the schema lacks is refused."""
     if rows and (extra := rows[0].keys() - schema.keys()):
         raise SchemaError(f"columns {sorted(extra)} are not in the schema {sorted(schema)}")
-    return pl.DataFrame(rows, schema=dict(schema))
+    lists = [name for name, dtype in schema.items() if dtype == pl.List(pl.Int32())]
+    if not lists:
+        return pl.DataFrame(rows, schema=dict(schema))
+    # polars makes a series of every list; it reads them three times as fast as JSON
+    told = [row | {name: None if (ids := row.get(name)) is None else orjson.dumps(ids).decode() for name in lists} for row in rows]
+    read = pl.DataFrame(told, schema={**schema, **dict.fromkeys(lists, pl.String())})
+    return read.with_columns(pl.col(name).str.json_decode(schema[name]) for name in lists)
 
 
 def check(data: pl.DataFrame, name: str) -> pl.DataFrame:

@@ -62,7 +62,7 @@ JUDGMENTS: Schema = MappingProxyType(
     {
         "judgment_id": _T,  # content id of judge, rubric digest, sampling, generation_ids as shown, vote, attempt and OUTCOME
         "prompt_id": _T,
-        "protocol": _T,  # pairwise | pointwise | listwise | verifier
+        "protocol": _T,  # pairwise | pointwise | listwise | reward | verifier
         "judge": _T,  # fingerprint; "verifier:<name>@<code digest>"; "source:<name>" for imported judgments (people too)
         "engine": _T,  # its spec, null for verifiers and imports
         "rubric": _T,  # name, null for verifiers
@@ -72,10 +72,11 @@ JUDGMENTS: Schema = MappingProxyType(
         "vote": pl.Int16(),
         "attempt": pl.Int16(),
         "sampling": _T,  # JSON object of how the judge was asked; null for verifiers and imports
-        "channel": _T,  # text | options | verifier | recorded
+        "channel": _T,  # options | json | text: how a judge's verdict was read; reward | verifier | recorded
         "p_first": pl.Float64(),  # pairwise: probability that the first shown is better; null when not ok
         "label": _T,  # pairwise: first | second | tie; null when not ok
-        "scores": pl.List(pl.Float64()),  # pointwise, listwise, verifier: one a generation shown; null when not ok
+        "scores": pl.List(pl.Float64()),  # pointwise, listwise, reward, verifier: one a generation shown; null when not ok
+        "attributes": _T,  # JSON object of a rubric's attributes or error counts, null for one that was not given; null: the rubric has none
         "label_mass": pl.Float64(),  # probability that the labels took together; null outside `options`
         "raw": _T,  # the reply's text, always kept
         # ok | truncated | parse_error | ambiguous | gated (no call was needed, or the verifier cannot tell) | verifier_error, and as in
@@ -98,6 +99,7 @@ VERDICTS: Schema = MappingProxyType(
         "judge": _T,
         "p_a": pl.Float64(),  # P(a is preferred), position-debiased; null when unscored
         "p_se": pl.Float64(),  # its standard error over votes, null with one vote an order
+        "confidence": pl.Float64(),  # probability that the preferred side is the better one, 1/2 .. 1; null when unscored or by scores
         "position_effect": pl.Float64(),  # beta in logits: > 0 means the first shown is favoured; null with one order
         "margin": pl.Float64(),  # |p_a - 1/2| * 2 for pairwise; score difference a - b otherwise is in `scores_delta`
         "scores_delta": pl.Float64(),  # score of a minus score of b; null for pairwise judges
@@ -130,6 +132,34 @@ PAIRS: Schema = MappingProxyType(
         "rejected_policy": _T,
         "on_policy": pl.Boolean(),  # both written by the policy that the dataset is for
         "split": _T,  # train | test, by hash of prompt_id
+    }
+)
+
+RATIONALES: Schema = MappingProxyType(
+    {
+        "rationale_id": _T,  # content id of writer, rubric digest, sampling, pair_id, kind, order, attempt, state and raw
+        "prompt_id": _T,
+        "pair_id": _T,
+        "kind": _T,  # general | detailed
+        "writer": _T,  # fingerprint of the engine that wrote it, or "source:<name>"
+        "engine": _T,  # its spec
+        "rubric": _T,
+        "rubric_digest": _T,
+        "chosen_id": _T,  # generation ids of the pair's sides
+        "rejected_id": _T,
+        "order": pl.Int8(),  # as the writer saw the pair: 0 = chosen first, 1 = rejected first
+        "attempt": pl.Int16(),
+        "sampling": _T,  # JSON object of how the writer was asked
+        "text": _T,  # the rationale, speaking of the chosen and the rejected answer; null when there is none
+        "raw": _T,  # the reply's text, always kept
+        "n_tokens": pl.Int32(),
+        # ok | contradicts | leaks_position | copies | quotes_nothing | misquotes | too_short | too_long (of a rationale that was read, in
+        # the order checked), truncated, and as in judgments parse_error | refused | transport_error | context_overflow | budget_skipped …
+        "state": _T,
+        "reason": _T,
+        "checks": _T,  # JSON object of what was measured: agreement in both orders, quotes found and missing, longest copied run …
+        "prompt_tokens": pl.Int32(),
+        "completion_tokens": pl.Int32(),
     }
 )
 
@@ -237,6 +267,7 @@ FRAMES: Mapping[str, Schema] = MappingProxyType(
         "judgments": JUDGMENTS,
         "verdicts": VERDICTS,
         "pairs": PAIRS,
+        "rationales": RATIONALES,
         "nodes": NODES,
         "step_pairs": STEP_PAIRS,
         "step_labels": STEP_LABELS,

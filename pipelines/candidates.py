@@ -74,6 +74,7 @@ def publish(run: Run) -> dict[str, Any]:
         own |= {table: data.select(OWN_FACTS[table]).unique()} if table in OWN_FACTS else {}
     if run.figures.refusal is None:
         pairs = run.read("pairs")
+        own["rationales"] = "pair_id"
         own["nodes"] = "tree_id" if "tree_id" in pairs.columns else pl.DataFrame(schema={"tree_id": pl.String})
         release = publish_version(
             run.lake,

@@ -16,7 +16,13 @@ from storage.columns import identifier, literal
 from storage.errors import StorageError
 
 FACTS: Mapping[str, str] = MappingProxyType(
-    {"prompts": "prompt_id", "generations": "generation_id", "judgments": "judgment_id", "nodes": "node_id"}
+    {
+        "prompts": "prompt_id",
+        "generations": "generation_id",
+        "judgments": "judgment_id",
+        "rationales": "rationale_id",
+        "nodes": "node_id",
+    }
 )
 """The fact tables and the column that identifies a row of each; every fact has the `prompt_id` that it is about."""
 

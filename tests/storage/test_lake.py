@@ -178,7 +178,7 @@ def test_a_later_frame_may_bring_and_lack_columns(lake: Lake) -> None:
 @pytest.mark.parametrize(
     ("table", "columns", "message"),
     [
-        ("votes", {"vote_id": ["n"]}, "there is no fact table votes; allowed are prompts, generations, judgments, nodes"),
+        ("votes", {"vote_id": ["n"]}, "there is no fact table votes; allowed are prompts, generations, judgments, rationales, nodes"),
         ("prompts", {"prompt_id": [1]}, "the id column prompt_id must be text, it is BIGINT"),
         ("prompts", {"prompt_id": ["a", None]}, "1 of 2 rows have no prompt_id"),
         ("prompts", {"text": ["a"]}, "the id column prompt_id must be text, it is missing"),

@@ -76,7 +76,7 @@ JUDGMENTS: Schema = MappingProxyType(
         "p_first": pl.Float64(),  # pairwise: probability that the first shown is better; null when not ok
         "label": _T,  # pairwise: first | second | tie; null when not ok
         "scores": pl.List(pl.Float64()),  # pointwise, listwise, reward, verifier: one a generation shown; null when not ok
-        "attributes": _T,  # JSON object of a rubric's attributes or error counts, null for one that was not given; null: the rubric has none
+        "attributes": _T,  # JSON object of attributes or error counts, null inside: not given; null: the rubric has none
         "label_mass": pl.Float64(),  # probability that the labels took together; null outside `options`
         "raw": _T,  # the reply's text, always kept
         # ok | truncated | parse_error | ambiguous | gated (no call was needed, or the verifier cannot tell) | verifier_error, and as in

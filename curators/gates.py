@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from curators.judging.health import share
+from curators.statistics.intervals import share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,39 +6,14 @@ Deliberately not done here: correcting verdicts for what is found, and agreement
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from curators.judging.protocol import IDENTICAL
+from curators.judging.presentations import IDENTICAL
 from curators.judging.verdicts import final_judgments
-
-Z95 = 1.959963984540054
-
-
-def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """The Wilson interval of a proportion; the whole of [0, 1] where there is nothing to count.
-
-    >>> [round(bound, 4) for bound in wilson(8, 10) + wilson(0, 20)]
-    [0.4902, 0.9433, 0.0, 0.1611]
-    """
-    if n == 0:
-        return 0.0, 1.0
-    p, weight = hits / n, z * z / n
-    centre, half = p + weight / 2, z * math.sqrt(p * (1 - p) / n + weight / (4 * n))
-    return max(0.0, (centre - half) / (1 + weight)), min(1.0, (centre + half) / (1 + weight))
-
-
-def share(hits: int, n: int) -> dict[str, Any]:
-    """A proportion with its count and interval; `share` is null where there is nothing to count.
-
-    >>> share(3, 4)["share"], share(0, 0)["share"]
-    (0.75, None)
-    """
-    low, high = wilson(hits, n)
-    return {"n": n, "hits": hits, "share": hits / n if n else None, "low": low, "high": high}
+from curators.statistics.intervals import share
 
 
 def judge_health(

@@ -12,8 +12,8 @@ from typing import Any, get_args
 import polars as pl
 
 from curators.engines.base import ErrorKind
-from curators.judging.health import share
 from curators.schema import check
+from curators.statistics.intervals import share
 
 MEASURES = {
     "finished": "trees searched to their end",

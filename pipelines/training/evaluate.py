@@ -13,22 +13,21 @@ An answer cut off by `max_tokens` did arrive and is graded as it stands. Not her
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
 from curators.engines.base import Engine, Sampling
 from curators.errors import ConfigError, CurationError, SchemaError
 from curators.sampling import sample
 from curators.schema import check as check_frame
+from curators.statistics.intervals import Z95, bootstrap_interval, cluster_se
 from curators.verifiers import Check, Verifier, verify_rows
 
 ARRIVED = ("ok", "truncated", "empty")
-Z95 = 1.959963984540054
 _GRADED = {
     "prompt_id": pl.String,
     "sample_index": pl.Int32,
@@ -37,8 +36,6 @@ _GRADED = {
     "n_tokens": pl.Int32,
     "truncated": pl.Boolean,
 }
-_MOST_CELLS = 4_000_000  # of the bootstrap's count matrix held at once
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,33 +196,6 @@ def grade(generations: pl.DataFrame, prompts: pl.DataFrame, check: Check | Verif
             there, cut = row["state"] in ARRIVED, row["state"] == "truncated"
             rows.append((row["prompt_id"], row["sample_index"], there, scores.get(row["generation_id"]), row["n_tokens"], cut))
     return pl.DataFrame(rows, schema=_GRADED, orient="row")
-
-
-def cluster_se(sums: Sequence[float] | Floats, counts: Sequence[float] | Floats) -> float:
-    """Standard error of `sum(sums) / sum(counts)` when the values behind each sum hang together.
-
-    50 prompts with two identical values each, 30 of them 1: as if there were 50 values, not 100, sqrt(0.6 * 0.4 / 50).
-
-    >>> round(cluster_se([2.0] * 30 + [0.0] * 20, [2.0] * 50), 5)
-    0.06928
-    """
-    totals, sizes = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
-    mean = totals.sum() / sizes.sum()
-    return float(np.sqrt(np.square(totals - sizes * mean).sum()) / sizes.sum())
-
-
-def bootstrap_interval(sums: Floats, counts: Floats, *, seed: int, n_resamples: int = 2000, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of `sum(sums) / sum(counts)` over resampled prompts, the same for the same seed and order of prompts."""
-    rng = np.random.default_rng(seed)
-    n = len(sums)
-    even = np.full(n, 1.0 / n)
-    block = max(1, _MOST_CELLS // n)
-    means = []
-    for begin in range(0, n_resamples, block):
-        drawn = rng.multinomial(n, even, size=min(block, n_resamples - begin))
-        means.append((drawn @ sums) / (drawn @ counts))
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _mean(column: pl.Series) -> float | None:

@@ -9,20 +9,12 @@ import pytest
 
 from curators.engines.base import Request
 from curators.engines.fake import FakeEngine
-from curators.judging.health import health_rows, judge_health, wilson
+from curators.judging.health import health_rows, judge_health
 from curators.judging.prompts import load_rubric
 from curators.judging.protocol import judge_group
 from curators.judging.verdicts import verdicts
 from curators.sampling import gather_all, make_prompt
 from curators.schema import GENERATIONS, JUDGMENTS, frame
-
-
-@pytest.mark.parametrize(
-    ("hits", "n", "low", "high"),
-    [(8, 10, 0.4902, 0.9433), (52, 100, 0.4232, 0.6154), (0, 20, 0, 0.1611), (20, 20, 0.8389, 1)],
-)
-def test_wilson_intervals(hits: int, n: int, low: float, high: float) -> None:
-    assert wilson(hits, n) == pytest.approx((low, high), abs=5e-5)
 
 
 @pytest.mark.parametrize("bias", [-0.2, 0.0, 0.3])

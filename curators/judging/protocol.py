@@ -11,25 +11,24 @@ judgments (`verdicts`), and asking in an adaptive order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, combinations, pairwise
+from itertools import chain
 from typing import Any, Literal
 
 import orjson
 
 from curators.engines.base import Engine, Reply, Request, Sampling, canonical, digest
 from curators.errors import ConfigError
-from curators.judging.parsing import normalise
-from curators.judging.prompts import LETTERS, Rubric, answer_text, conversation_text, nonce, render
+from curators.judging.presentations import Shown, presentations
+from curators.judging.prompts import Rubric, conversation_text, nonce, render
 from curators.judging.replies import no_answer, read_options, read_text, required_form, tokens
+from curators.judging.verdicts import VerdictConfig
+from curators.judging.votes import settled
 from curators.sampling import Row, gather_all
 from curators.schema import OUTCOME
 
 Channel = Literal["options", "text"]
-
-IDENTICAL = "identical text"
-"""The reason of a gated pair that is a tie without a call."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,11 +38,13 @@ class JudgeConfig:
     `channel` auto: options where the rubric names labels and the engine gives log-probabilities of options, else text; the
     column `channel` says which it was. `both_orders` off shows a pair once, the smaller generation id first: ids are hashes,
     so that is a random order. `pairs` chain: each generation with the next by id (n - 1 pairs). `repairs` counts re-asks of
-    a reply that cannot be read. `secret` keys the marks of fences and is kept with the lake.
+    a reply that cannot be read. `votes` are always asked for; beyond them a pair gets one more in each order, up to `max_votes`, while
+    that can change its verdict by `verdicts` (`curators.judging.votes`). `secret` keys the marks of fences and is kept with the lake.
     """
 
     channel: Literal["auto", "options", "text"] = "auto"
     votes: int = 1
+    max_votes: int | None = None
     both_orders: bool = True
     max_tokens: int = 4096
     temperature: float = 0.0
@@ -55,25 +56,17 @@ class JudgeConfig:
     use_truncated: bool = False
     chat_template_kwargs: Mapping[str, Any] | None = None
     secret: bytes = field(default=b"", repr=False)
+    verdicts: VerdictConfig = field(default_factory=VerdictConfig)
 
     def __post_init__(self) -> None:
         if self.votes < 1 or self.max_tokens < 1 or self.repairs < 0:
             raise ConfigError(f"judge: votes {self.votes} and max_tokens {self.max_tokens} must be ≥ 1, repairs {self.repairs} ≥ 0")
-        if self.votes > 1 and self.temperature == 0:
-            raise ConfigError(f"judge: {self.votes} votes at temperature 0 are one vote; set a temperature above 0")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Shown:
-    """One presentation: the generations in the order shown."""
-
-    ids: tuple[str, ...]
-    texts: tuple[str, ...]
-    order: int = 0
-
-    @property
-    def key(self) -> str:
-        return f"{'-'.join(sorted(self.ids))}/{self.order}"
+        if self.max_votes is not None and self.max_votes < self.votes:
+            raise ConfigError(f"judge: max_votes is {self.max_votes}, fewer than votes, {self.votes}")
+        if max(self.votes, self.max_votes or 0) > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"judge: {max(self.votes, self.max_votes or 0)} votes at temperature 0 are one vote; set a temperature above 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,18 +80,18 @@ class _Case:
     rubric: Rubric
     config: JudgeConfig
 
-    def mark(self, shown: _Shown, attempt: int) -> str | None:
+    def mark(self, shown: Shown, attempt: int) -> str | None:
         return nonce(self.config.secret, *shown.ids, shown.order, attempt) if self.rubric.fence else None
 
-    def forged(self, shown: _Shown) -> bool:
+    def forged(self, shown: Shown) -> bool:
         mark = self.mark(shown, 0)
         return mark is not None and any(mark in text for text in (self.prompt, *shown.texts))
 
-    def messages(self, shown: _Shown, attempt: int) -> list[dict[str, str]]:
+    def messages(self, shown: Shown, attempt: int) -> list[dict[str, str]]:
         mark = self.mark(shown, attempt)
         return render(self.rubric, prompt=self.prompt, answers=shown.texts, reference=self.reference, fence_nonce=mark)
 
-    def row(self, shown: _Shown, *, channel: str, vote: int = 0, attempt: int = 0, **columns: Any) -> Row:
+    def row(self, shown: Shown, *, channel: str, vote: int = 0, attempt: int = 0, **columns: Any) -> Row:
         c, rubric = self.config, self.rubric
         names = ("temperature", "top_p", "max_tokens", "seed", "chat_template_kwargs")
         sampling = canonical({"channel": channel} | {name: getattr(c, name) for name in names}).decode()
@@ -128,8 +121,9 @@ async def judge_group(
     *,
     rubric: Rubric,
     config: JudgeConfig | None = None,
+    pairs: Iterable[tuple[str, str]] | None = None,
 ) -> list[Row]:
-    """Rows of `judgments` for the rows of `generations` of one prompt, gated ones first.
+    """Rows of `judgments` for the rows of `generations` of one prompt, gated ones first. `pairs` of their ids: those alone.
 
     Judged are the generations whose state is ok (with `use_truncated` also truncated); empty ones are gated; failed ones have
     no text and give no row. Each row is one attempt; `state` says what became of it.
@@ -148,14 +142,46 @@ async def judge_group(
         rubric=rubric,
         config=config,
     )
-    shown, gated = _presentations(case, generations)
-    if rubric.fence:
-        forged = [one for one in shown if case.forged(one)]
-        gated += [(one, "an answer contains the fence's mark") for one in forged]
-        shown = [one for one in shown if one not in forged]
-    ask = _ask_options if channel == "options" else _ask_text
-    asked = await gather_all(ask(case, one) for one in shown)
+    shown, gated = presentations(
+        rubric,
+        generations,
+        reference=case.reference,
+        both_orders=config.both_orders,
+        pairs=config.pairs if pairs is None else pairs,
+        use_truncated=config.use_truncated,
+    )
+    forged = [one for one in shown if case.forged(one)]
+    gated += [(one, "an answer contains the fence's mark") for one in forged]
+    items: dict[str, list[Shown]] = {}
+    for one in shown:
+        if one not in forged:
+            items.setdefault(one.item, []).append(one)
+    asked = await gather_all(_ask_item(case, orders, channel) for orders in items.values())
     return [case.row(one, channel=channel, state="gated", reason=reason) for one, reason in gated] + list(chain.from_iterable(asked))
+
+
+async def _ask_item(case: _Case, orders: Sequence[Shown], channel: Channel) -> list[Row]:
+    """All presentations of one item; a pair is then asked for further votes while they can change its verdict."""
+    ask = _ask_options if channel == "options" else _ask_text
+    by_order = await gather_all(ask(case, one) for one in orders)
+    for vote in range(case.config.votes, case.config.max_votes or 0):
+        if case.rubric.protocol != "pairwise" or _settled(case, by_order, left=(case.config.max_votes or 0) - vote):
+            break
+        more = await gather_all(_ask_text(case, one, vote=vote) for one in orders)
+        by_order = [rows + extra for rows, extra in zip(by_order, more, strict=True)]
+    return list(chain.from_iterable(by_order))
+
+
+def _settled(case: _Case, by_order: Sequence[Sequence[Row]], *, left: int) -> bool:
+    """Log-probabilities do not vary, so that a pair that was read from them is."""
+    if any(row["channel"] == "options" for rows in by_order for row in rows):
+        return True
+    a_id = min(by_order[0][0]["generation_ids"])
+    votes = [
+        [row["p_first"] if row["generation_ids"][0] == a_id else 1 - row["p_first"] for row in rows if row["state"] == "ok"]
+        for rows in by_order
+    ]
+    return settled(votes[0], votes[1] if len(votes) > 1 else None, left=left, config=case.config.verdicts)
 
 
 def choose_channel(rubric: Rubric, engine: Engine, config: JudgeConfig) -> Channel:
@@ -173,57 +199,12 @@ def choose_channel(rubric: Rubric, engine: Engine, config: JudgeConfig) -> Chann
     return "options"
 
 
-def _presentations(case: _Case, generations: Sequence[Mapping[str, Any]]) -> tuple[list[_Shown], list[tuple[_Shown, str]]]:
-    usable = {"ok", "empty", "truncated"} if case.config.use_truncated else {"ok", "empty"}
-    candidates = sorted((g["generation_id"], answer_text(g)) for g in generations if g["state"] in usable)
-    trivial = {gid: reason for gid, text in candidates if (reason := _trivial(case, text))}
-    if case.rubric.protocol == "pairwise":
-        return _pairs(case.config, candidates, trivial)
-    gated = [(_Shown(ids=(gid,), texts=(text,)), trivial[gid]) for gid, text in candidates if gid in trivial]
-    kept = [(gid, text) for gid, text in candidates if gid not in trivial]
-    if case.rubric.protocol == "pointwise":
-        return [_Shown(ids=(gid,), texts=(text,)) for gid, text in kept], gated
-    if case.rubric.line_labels and len(kept) > len(LETTERS):
-        raise ConfigError(f"rubric {case.rubric.name!r}: line labels go to {len(LETTERS)} texts, there are {len(kept)}")
-    return ([_Shown(ids=tuple(gid for gid, _ in kept), texts=tuple(text for _, text in kept))] if kept else []), gated
-
-
-def _pairs(
-    config: JudgeConfig, candidates: list[tuple[str, str]], trivial: Mapping[str, str]
-) -> tuple[list[_Shown], list[tuple[_Shown, str]]]:
-    shown: list[_Shown] = []
-    gated: list[tuple[_Shown, str]] = []
-    texts = {gid: normalise(text) for gid, text in candidates}
-    for (a, a_text), (b, b_text) in combinations(candidates, 2) if config.pairs == "all" else pairwise(candidates):
-        one = _Shown(ids=(a, b), texts=(a_text, b_text))
-        if reason := trivial.get(a) or trivial.get(b):
-            gated.append((one, reason))
-        elif texts[a] == texts[b]:
-            gated.append((one, IDENTICAL))
-        else:
-            shown.append(one)
-            if config.both_orders:
-                shown.append(_Shown(ids=(b, a), texts=(b_text, a_text), order=1))
-    return shown, gated
-
-
-def _trivial(case: _Case, text: str) -> str | None:
-    """Why an answer is not worth a call: judges are fooled by answers without content."""
-    if not text.strip():
-        return "empty answer"
-    if not any(character.isalnum() for character in text):
-        return "an answer without a letter or digit"
-    if case.reference is None and case.rubric.needs_reference:
-        return f"rubric {case.rubric.name!r} shows a reference and the prompt has none"
-    return None
-
-
-async def _ask_options(case: _Case, shown: _Shown) -> list[Row]:
+async def _ask_options(case: _Case, shown: Shown) -> list[Row]:
     """One call for the log-probabilities of the rubric's labels."""
     config = case.config
     reply = await case.engine.complete(
         Request(
-            key=f"judge/{shown.key}/0",
+            key=f"judge/{shown.item}/{shown.order}/0",
             messages=case.messages(shown, 0),
             sampling=Sampling(temperature=0.0, max_tokens=1, seed=config.seed),
             options=case.rubric.labels,
@@ -236,15 +217,15 @@ async def _ask_options(case: _Case, shown: _Shown) -> list[Row]:
     return [case.row(shown, channel="options", **answer)]
 
 
-async def _ask_text(case: _Case, shown: _Shown) -> list[Row]:
-    """All votes in one request, then each vote's re-asks."""
-    config = case.config
-    reply = await _complete(case, shown, n=config.votes)
-    settled = await gather_all(_settle(case, shown, vote, reply) for vote in range(config.votes))
-    return list(chain.from_iterable(settled))
+async def _ask_text(case: _Case, shown: Shown, vote: int | None = None) -> list[Row]:
+    """All votes in one request, or the one named, then each vote's re-asks."""
+    votes = range(case.config.votes) if vote is None else range(vote, vote + 1)
+    reply = await _complete(case, shown, n=len(votes), vote=votes.start)
+    read = await gather_all(_settle(case, shown, vote, reply) for vote in votes)
+    return list(chain.from_iterable(read))
 
 
-async def _settle(case: _Case, shown: _Shown, vote: int, reply: Reply) -> list[Row]:
+async def _settle(case: _Case, shown: Shown, vote: int, reply: Reply) -> list[Row]:
     """The rows of one vote: its first attempt and its re-asks, until one can be read or none is left."""
     completion = reply.sample(vote)
     cost = tokens(reply, completion, vote)
@@ -265,7 +246,7 @@ async def _settle(case: _Case, shown: _Shown, vote: int, reply: Reply) -> list[R
 
 
 async def _complete(
-    case: _Case, shown: _Shown, *, n: int = 1, vote: int = 0, attempt: int = 0, max_tokens: int | None = None, unreadable: int = 0
+    case: _Case, shown: Shown, *, n: int = 1, vote: int = 0, attempt: int = 0, max_tokens: int | None = None, unreadable: int = 0
 ) -> Reply:
     config = case.config
     messages = case.messages(shown, attempt)
@@ -275,7 +256,7 @@ async def _complete(
         )
     return await case.engine.complete(
         Request(
-            key=f"judge/{shown.key}/{vote}",
+            key=f"judge/{shown.item}/{shown.order}/{vote}",
             messages=messages,
             sampling=Sampling(
                 temperature=config.temperature, top_p=config.top_p, max_tokens=max_tokens or config.max_tokens, seed=config.seed

@@ -19,9 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import polars as pl
+from scipy.special import betainc
 
 from curators.errors import VerdictError
-from curators.judging.protocol import IDENTICAL
+from curators.judging.presentations import IDENTICAL
 from curators.schema import VERDICTS, check
 
 CLIP = 1e-3
@@ -99,6 +100,7 @@ def _pairwise(final: pl.DataFrame, config: VerdictConfig) -> pl.DataFrame:
         one_order=(pl.col("channel") == "recorded").all() | (not config.both_orders),
         identical=pl.col("identical").any(),
         why=pl.col("why").drop_nulls().first(),
+        votes_a=pl.col("p").sum(),
         n_judgments=pl.col("n_attempts").sum(),
         n_ok=pl.col("ok").sum(),
     )
@@ -147,7 +149,18 @@ def _decide(groups: pl.DataFrame, config: VerdictConfig) -> pl.DataFrame:
         .when(p.is_null())
         .then(pl.coalesce("why", pl.lit("one presentation order was never asked")))
     )
-    return _as_verdicts(groups.with_columns(verdict=verdict, reason=reason, margin=(p - 0.5).abs() * 2))
+    decided = groups.with_columns(verdict=verdict, reason=reason, margin=(p - 0.5).abs() * 2)
+    return _as_verdicts(decided.with_columns(confidence=pl.when(p.is_not_null() & ~pl.col("identical")).then(_confidence(decided))))
+
+
+def _confidence(groups: pl.DataFrame) -> pl.Series:
+    """Probability that the preferred side is the better one: the debiased probability where labels have log-probabilities, else what the
+    votes say of p > 1/2 (`posterior`).
+    """
+    k, n = groups["votes_a"].to_numpy(), groups["n_ok"].to_numpy()
+    voted = pl.Series(1 - betainc(k + 0.5, n - k + 0.5, 0.5))
+    side = groups.select(p=pl.when("soft").then("p_a").otherwise(voted))["p"]
+    return (side - 0.5).abs() + 0.5
 
 
 def _scored(final: pl.DataFrame, config: VerdictConfig) -> pl.DataFrame:

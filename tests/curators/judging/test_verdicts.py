@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curators.errors import VerdictError
-from curators.judging.protocol import IDENTICAL
+from curators.judging.presentations import IDENTICAL
 from curators.judging.verdicts import VerdictConfig, group_scores, verdicts
 from curators.schema import GENERATIONS, JUDGMENTS, check, frame
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from curators.judging.protocol import IDENTICAL
+from curators.judging.presentations import IDENTICAL
 from curators.judging.verdicts import group_scores, verdicts
 from curators.pairs import assistant_turn
 from curators.schema import GENERATIONS, JUDGMENTS, frame

@@ -26,6 +26,7 @@ from curators.judging.presentations import IDENTICAL
 from curators.schema import VERDICTS, check
 
 CLIP = 1e-3
+ROUNDING = 1e-9  # a bound is met by what differs from it by rounding alone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,15 +132,15 @@ def _probability(groups: pl.DataFrame) -> pl.DataFrame:
 
 def _decide(groups: pl.DataFrame, config: VerdictConfig) -> pl.DataFrame:
     ab, ba, p = pl.col("ab") - 0.5, pl.col("ba") - 0.5, pl.col("p_a")
-    disagree = (ab * ba < 0) & (ab.abs() > config.disagreement) & (ba.abs() > config.disagreement)
+    disagree = (ab * ba < 0) & (pl.min_horizontal(ab.abs(), ba.abs()) > config.disagreement + ROUNDING)
     verdict = (
         pl.when(p.is_null())
         .then(pl.lit("unscored"))
         .when(disagree.fill_null(False))
         .then(pl.lit("inconsistent"))
-        .when(p >= 0.5 + config.indifference)
+        .when(p >= 0.5 + config.indifference - ROUNDING)
         .then(pl.lit("a"))
-        .when(p <= 0.5 - config.indifference)
+        .when(p <= 0.5 - config.indifference + ROUNDING)
         .then(pl.lit("b"))
         .otherwise(pl.lit("tie"))
     )

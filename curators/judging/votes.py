@@ -18,7 +18,7 @@ from itertools import product
 
 from scipy.special import betainc
 
-from curators.judging.verdicts import VerdictConfig
+from curators.judging.verdicts import ROUNDING, VerdictConfig
 
 CONFIDENCE = 0.9
 """Two votes that agree reach .924, so a pair whose orders agree at once is not asked again."""
@@ -40,10 +40,11 @@ def outcome(ab: float, ba: float, config: VerdictConfig) -> str:
     ['a', 'b', 'inconsistent', 'tie']
     """
     away_ab, away_ba = ab - 0.5, ba - 0.5
-    if away_ab * away_ba < 0 and min(abs(away_ab), abs(away_ba)) > config.disagreement:
+    if away_ab * away_ba < 0 and min(abs(away_ab), abs(away_ba)) > config.disagreement + ROUNDING:
         return "inconsistent"
     mean = (away_ab + away_ba) / 2
-    return "a" if mean >= config.indifference else "b" if mean <= -config.indifference else "tie"
+    bound = config.indifference - ROUNDING
+    return "a" if mean >= bound else "b" if mean <= -bound else "tie"
 
 
 def settled(ab: Sequence[float], ba: Sequence[float] | None, *, left: int, config: VerdictConfig, confidence: float = CONFIDENCE) -> bool:

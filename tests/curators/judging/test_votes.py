@@ -78,8 +78,8 @@ async def asked(answers: dict[str, list[str]], **options: Any) -> tuple[list[dic
     ("whale", "squid", "calls", "verdict"),
     [
         ("AAAAA", "BBBBB", 2, "a"),  # both orders name the whale at once
-        ("AAAAA", "ABBBB", 6, "a"),  # 2 of 4 and 3 of 4 leave doubt; 5 of 6 reach .95
-        ("AAAAA", "AAAAA", 10, "inconsistent"),  # to the cap, in which the first shown wins ten times
+        ("AAAAA", "ABBBB", 6, "a"),  # 1 of 2 and 3 of 4 leave doubt, 5 of 6 do not
+        ("AAAAA", "AAAAA", 8, "inconsistent"),  # the first shown wins; one more in each order could not change that
         (["tie"] * 5, ["tie"] * 5, 10, "tie"),
     ],
 )

@@ -5,7 +5,12 @@ The rules of reading are in `parsing`; here they are applied to what an engine r
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from curators.engines.base import Completion, Reply, canonical
+from curators.errors import VerdictError
+from curators.judging.json_objects import objects_in
 from curators.judging.parsing import (
     P_FIRST,
     Parsed,
@@ -14,9 +19,13 @@ from curators.judging.parsing import (
     parse_listwise,
     parse_pairwise,
     parse_pointwise,
+    without_reasoning,
 )
-from curators.judging.prompts import Rubric
+from curators.judging.rubric import Rubric
 from curators.sampling import Row
+
+NO_JSON = "no JSON object in the reply"
+"""The reason of a reply to a JSON request that holds none at all; the strict text form may then be tried."""
 
 
 def read_options(rubric: Rubric, reply: Reply, *, min_label_mass: float) -> Row:
@@ -44,7 +53,10 @@ def read_text(rubric: Rubric, n: int, completion: Completion) -> Row:
     """The verdict in a text about `n` generations shown."""
     if completion.finish_reason == "length":
         return {"state": "truncated", "reason": "cut off by max_tokens", "raw": completion.text}
-    parsed = parse(completion.text, rubric, n)
+    return _row(parse(completion.text, rubric, n), completion)
+
+
+def _row(parsed: Parsed, completion: Completion) -> Row:
     return {
         "state": parsed.state,
         "reason": parsed.reason,
@@ -53,6 +65,105 @@ def read_text(rubric: Rubric, n: int, completion: Completion) -> Row:
         "p_first": None if parsed.label is None else P_FIRST[parsed.label],
         "scores": None if parsed.scores is None else list(parsed.scores),
     }
+
+
+def reply_schema(rubric: Rubric, n: int) -> dict[str, Any]:
+    """The JSON schema of a reply about `n` generations: the reasons come before the verdict, as a judge writes in this order.
+
+    >>> from curators.judging.rubric import load_rubric
+    >>> schema = reply_schema(load_rubric("pairwise"), 2)
+    >>> schema["required"], schema["properties"]["verdict"]["enum"]
+    (['reason', 'verdict'], ['A', 'B', 'tie'])
+    """
+    low, high = rubric.scale
+    score = {"type": "integer", "minimum": low, "maximum": high}
+    whole = f"a whole number from {low} to {high}"
+    if rubric.protocol == "listwise":
+        lists = {"minItems": n, "maxItems": n}
+        properties: dict[str, Any] = {
+            "rationales": {"type": "array", "items": {"type": "string"}, **lists, "description": f"a list of {n} texts: why, text by text"},
+            "ratings": {"type": "array", "items": score, **lists, "description": f"a list of {n} ratings in the same order, each {whole}"},
+        }
+    else:
+        properties = {"reason": {"type": "string", "description": "why, in a few sentences that quote what decides"}}
+        if words := _offered(rubric):
+            properties["verdict"] = {"type": "string", "enum": words, "description": f"one of {', '.join(map(_quoted, words))}"}
+        else:
+            properties["score"] = score | {"description": whole}
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def _offered(rubric: Rubric) -> list[str]:
+    """The words that a verdict may be; none where it is a number."""
+    return list(rubric.labels) or (["A", "B", "tie"] if rubric.protocol == "pairwise" else [])
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"'
+
+
+def reply_form(rubric: Rubric, n: int) -> str:
+    """The keys of a JSON reply in words, as the judge's prompt and a re-ask state them.
+
+    >>> from curators.judging.rubric import load_rubric
+    >>> print(reply_form(load_rubric("pointwise"), 1))
+    Reply with one JSON object and nothing else. Its keys, in this order:
+    "reason": why, in a few sentences that quote what decides
+    "score": a whole number from 1 to 5
+    """
+    keys = [f'"{key}": {about["description"]}' for key, about in reply_schema(rubric, n)["properties"].items()]
+    return "\n".join(["Reply with one JSON object and nothing else. Its keys, in this order:", *keys])
+
+
+def read_json(rubric: Rubric, n: int, completion: Completion) -> Row:
+    """The verdict in the JSON object of a reply about `n` generations, whatever stands around the object.
+
+    An object counts if it has the keys that hold the verdict. Objects that differ, one that has a key twice, and one off the menu beside
+    one on it are ambiguous; a reply without any object has the reason `NO_JSON`.
+    """
+    if completion.finish_reason == "length":
+        return {"state": "truncated", "reason": "cut off by max_tokens", "raw": completion.text}
+    text = without_reasoning(completion.text)
+    if text is None:
+        return _row(Parsed("parse_error", "the reasoning block is not closed"), completion)
+    try:
+        objects = objects_in(text)
+    except VerdictError as error:
+        return _row(Parsed("parse_error", str(error)), completion)
+    if not objects:
+        return _row(Parsed("parse_error", NO_JSON if text.strip() else "the reply is empty"), completion)
+    keys = [key for key in reply_schema(rubric, n)["required"] if key not in _PROSE]
+    carrying = [found for found in objects if all(key in found for key in keys)]
+    if not carrying:
+        return _row(Parsed("parse_error", f"no JSON object has the keys {keys}"), completion)
+    read = [_object(rubric, n, found, keys) for found in carrying]
+    off_menu = [one for one in read if one.state != "ok"]
+    if len(set(read)) > 1:
+        return _row(Parsed("ambiguous", f"{len(read)} JSON objects that contradict each other"), completion)
+    return _row(off_menu[0] if off_menu else read[0], completion)
+
+
+_PROSE = ("reason", "rationales")
+"""Keys whose text holds no verdict: a reply without them can be read."""
+
+
+def _object(rubric: Rubric, n: int, found: Mapping[str, list[Any]], keys: Sequence[str]) -> Parsed:
+    """What one object says; `found` has every value that a key came with."""
+    if twice := [key for key in keys if len(found[key]) > 1 and any(value != found[key][0] for value in found[key])]:
+        return Parsed("ambiguous", f"the key {twice[0]!r} has several values")
+    (value,) = (found[key][0] for key in keys)
+    if rubric.protocol == "listwise":
+        if not isinstance(value, list) or len(value) != n:
+            return Parsed("parse_error", f"{len(value) if isinstance(value, list) else 'no'} ratings for {n} texts")
+        return parse_listwise("\n".join(f"Rating: {_plain(each)}" for each in value), n, rubric.scale)
+    return parse(_plain(value), rubric, n)
+
+
+def _plain(value: Any) -> str:
+    """A JSON value as the text grammar reads it: 4.0 is 4; what is no number or word is nothing that is on any menu."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return " ".join(value.split()) if isinstance(value, str) else "?" if isinstance(value, (bool, list, dict)) else str(value)
 
 
 def parse(raw: str, rubric: Rubric, n: int) -> Parsed:

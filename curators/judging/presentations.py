@@ -12,6 +12,7 @@ from itertools import combinations, pairwise
 from typing import Any, Literal
 
 from curators.errors import ConfigError
+from curators.judging.defences import empty_reason
 from curators.judging.parsing import normalise
 from curators.judging.prompts import LETTERS, Rubric, answer_text
 
@@ -101,10 +102,8 @@ def _pairs(
 
 def _trivial(rubric: Rubric, text: str, reference: str | None) -> str | None:
     """Why an answer is not worth a call: judges are fooled by answers without content."""
-    if not text.strip():
-        return "empty answer"
-    if not any(character.isalnum() for character in text):
-        return "an answer without a letter or digit"
+    if why := empty_reason(text, reference):
+        return why
     if reference is None and rubric.needs_reference:
         return f"rubric {rubric.name!r} shows a reference and the prompt has none"
     return None

@@ -29,6 +29,7 @@ _PLAIN = re.compile(r"^Answer [AB]:\n(.*?)\n\n(?=Answer B:\n|Which answer )", re
 _QUALITY = re.compile(r"quality=(-?\d+(?:\.\d+)?)")
 _NORMAL = NormalDist()
 TEXT: frozenset[Capability] = frozenset({"n", "seed", "stop"})
+OPTIONS: frozenset[Capability] = frozenset({"n", "seed", "stop", "options"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +72,7 @@ class SimulatedJudge:
         self.seed = seed
         self.calls = 0
         self._quality = quality
-        self._capabilities = TEXT | {"options"} if options else TEXT
+        self._capabilities = OPTIONS if options else TEXT
 
     @property
     def spec(self) -> str:

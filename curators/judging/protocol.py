@@ -1,12 +1,12 @@
 """One prompt's generations → judgments: what is shown to the judge, how it is asked, and one row for every attempt.
 
 Pairwise shows every pair in both presentation orders; pointwise shows each generation alone; listwise shows all at once.
-The verdict is read from the log-probabilities of the rubric's labels (`options`) or from the text that the judge writes.
+The verdict is read through the strongest channel that rubric and engine allow (`curators.judging.channels`).
 A reply that was cut off is asked once more with twice the tokens, one that cannot be read is asked again with a note on the
 form; every reply stays a row. What needs no judge (an empty answer, two equal texts) is `gated` and costs no call.
 
 Both orders, because judges favour a position: Zheng et al. 2023 (arXiv:2306.05685). Deliberately not done here: combining
-judgments (`verdicts`), and asking in an adaptive order.
+judgments (`verdicts`), and choosing which pairs of a group to compare.
 """
 
 from __future__ import annotations
@@ -18,31 +18,43 @@ from typing import Any, Literal
 
 import orjson
 
-from curators.engines.base import Engine, Reply, Request, Sampling, canonical, digest
+from curators.engines.base import Completion, Engine, Reply, Request, Sampling, canonical, digest
 from curators.errors import ConfigError
+from curators.judging.channels import Channel, channels
 from curators.judging.presentations import Shown, presentations
 from curators.judging.prompts import Rubric, conversation_text, nonce, render
-from curators.judging.replies import no_answer, read_options, read_text, required_form, tokens
+from curators.judging.replies import (
+    NO_JSON,
+    no_answer,
+    read_json,
+    read_options,
+    read_text,
+    reply_form,
+    reply_schema,
+    required_form,
+    tokens,
+)
 from curators.judging.verdicts import VerdictConfig
 from curators.judging.votes import settled
 from curators.sampling import Row, gather_all
 from curators.schema import OUTCOME
-
-Channel = Literal["options", "text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeConfig:
     """How a judge is asked.
 
-    `channel` auto: options where the rubric names labels and the engine gives log-probabilities of options, else text; the
-    column `channel` says which it was. `both_orders` off shows a pair once, the smaller generation id first: ids are hashes,
-    so that is a random order. `pairs` chain: each generation with the next by id (n - 1 pairs). `repairs` counts re-asks of
-    a reply that cannot be read. `votes` are always asked for; beyond them a pair gets one more in each order, up to `max_votes`, while
-    that can change its verdict by `verdicts` (`curators.judging.votes`). `secret` keys the marks of fences and is kept with the lake.
+    `channel` and `min_channel`: see `curators.judging.channels`; a judgment's column `channel` says by which one it was read.
+    `capabilities`: what the engine has shown that it can do; null: what it says of itself. `both_orders` off shows a pair once, the
+    smaller generation id first: ids are hashes, so that is a random order. `pairs` chain: each generation with the next by id, n - 1
+    pairs. `repairs` counts re-asks of a reply that cannot be read. `votes` are always asked for; beyond them a pair gets one more in
+    each order, up to `max_votes`, while that can change its verdict by `verdicts` (`curators.judging.votes`). `secret` keys the marks of
+    fences and is kept with the lake.
     """
 
-    channel: Literal["auto", "options", "text"] = "auto"
+    channel: Literal["auto"] | Channel = "auto"
+    min_channel: Channel = "text"
+    capabilities: frozenset[str] | None = None
     votes: int = 1
     max_votes: int | None = None
     both_orders: bool = True
@@ -79,6 +91,12 @@ class _Case:
     engine: Engine
     rubric: Rubric
     config: JudgeConfig
+    ladder: tuple[Channel, ...]
+
+    @property
+    def form(self) -> Literal["text", "json"]:
+        """How a reply is to be written."""
+        return "json" if "json" in self.ladder else "text"
 
     def mark(self, shown: Shown, attempt: int) -> str | None:
         return nonce(self.config.secret, *shown.ids, shown.order, attempt) if self.rubric.fence else None
@@ -87,9 +105,9 @@ class _Case:
         mark = self.mark(shown, 0)
         return mark is not None and any(mark in text for text in (self.prompt, *shown.texts))
 
-    def messages(self, shown: Shown, attempt: int) -> list[dict[str, str]]:
+    def messages(self, shown: Shown, attempt: int, form: Literal["text", "json"] = "text") -> list[dict[str, str]]:
         mark = self.mark(shown, attempt)
-        return render(self.rubric, prompt=self.prompt, answers=shown.texts, reference=self.reference, fence_nonce=mark)
+        return render(self.rubric, prompt=self.prompt, answers=shown.texts, reference=self.reference, fence_nonce=mark, form=form)
 
     def row(self, shown: Shown, *, channel: str, vote: int = 0, attempt: int = 0, **columns: Any) -> Row:
         c, rubric = self.config, self.rubric
@@ -133,7 +151,12 @@ async def judge_group(
         EngineBusy: the endpoint is down.
     """
     config = config or JudgeConfig()
-    channel = choose_channel(rubric, engine, config)
+    capabilities = engine.capabilities if config.capabilities is None else config.capabilities
+    ladder = channels(rubric, capabilities, channel=config.channel, min_channel=config.min_channel)
+    if ladder[0] == "options" and max(config.votes, config.max_votes or 1) > 1:
+        raise ConfigError(
+            f"judge: votes is {config.votes}, but log-probabilities do not vary between votes; use 1, or channel json or text"
+        )
     case = _Case(
         prompt_id=prompt["prompt_id"],
         prompt=conversation_text(orjson.loads(prompt["messages"])),
@@ -141,6 +164,7 @@ async def judge_group(
         engine=engine,
         rubric=rubric,
         config=config,
+        ladder=ladder,
     )
     shown, gated = presentations(
         rubric,
@@ -156,14 +180,13 @@ async def judge_group(
     for one in shown:
         if one not in forged:
             items.setdefault(one.item, []).append(one)
-    asked = await gather_all(_ask_item(case, orders, channel) for orders in items.values())
-    return [case.row(one, channel=channel, state="gated", reason=reason) for one, reason in gated] + list(chain.from_iterable(asked))
+    asked = await gather_all(_ask_item(case, orders) for orders in items.values())
+    return [case.row(one, channel=ladder[0], state="gated", reason=reason) for one, reason in gated] + list(chain.from_iterable(asked))
 
 
-async def _ask_item(case: _Case, orders: Sequence[Shown], channel: Channel) -> list[Row]:
+async def _ask_item(case: _Case, orders: Sequence[Shown]) -> list[Row]:
     """All presentations of one item; a pair is then asked for further votes while they can change its verdict."""
-    ask = _ask_options if channel == "options" else _ask_text
-    by_order = await gather_all(ask(case, one) for one in orders)
+    by_order = await gather_all(_ask(case, one) for one in orders)
     for vote in range(case.config.votes, case.config.max_votes or 0):
         if case.rubric.protocol != "pairwise" or _settled(case, by_order, left=(case.config.max_votes or 0) - vote):
             break
@@ -184,19 +207,12 @@ def _settled(case: _Case, by_order: Sequence[Sequence[Row]], *, left: int) -> bo
     return settled(votes[0], votes[1] if len(votes) > 1 else None, left=left, config=case.config.verdicts)
 
 
-def choose_channel(rubric: Rubric, engine: Engine, config: JudgeConfig) -> Channel:
-    """The channel that a judge is asked through.
-
-    Raises:
-        ConfigError: `options` is asked for and the rubric has no labels, or there are several votes (log-probabilities do not vary).
-    """
-    if config.channel == "text" or (config.channel == "auto" and not (rubric.labels and "options" in engine.capabilities)):
-        return "text"
-    if not rubric.labels:
-        raise ConfigError(f"rubric {rubric.name!r}: channel options needs `labels` in the rubric's header; add them or use channel text")
-    if config.votes > 1:
-        raise ConfigError(f"judge: votes is {config.votes}, but log-probabilities do not vary between votes; use 1, or channel text")
-    return "options"
+async def _ask(case: _Case, shown: Shown) -> list[Row]:
+    """By the strongest channel; by the next where an engine turns out not to give log-probabilities."""
+    if case.ladder[0] != "options":
+        return await _ask_text(case, shown)
+    rows = await _ask_options(case, shown)
+    return await _ask_text(case, shown) if rows[0]["state"] == "unsupported" and case.ladder[1:] else rows
 
 
 async def _ask_options(case: _Case, shown: Shown) -> list[Row]:
@@ -211,8 +227,6 @@ async def _ask_options(case: _Case, shown: Shown) -> list[Row]:
             chat_template_kwargs=config.chat_template_kwargs,
         )
     )
-    if reply.error == "unsupported" and config.channel == "auto":
-        return await _ask_text(case, shown)
     answer = read_options(case.rubric, reply, min_label_mass=config.min_label_mass) | tokens(reply, reply.sample(0))
     return [case.row(shown, channel="options", **answer)]
 
@@ -232,8 +246,8 @@ async def _settle(case: _Case, shown: Shown, vote: int, reply: Reply) -> list[Ro
     rows: list[Row] = []
     max_tokens, unreadable = case.config.max_tokens, 0
     while True:
-        answer = read_text(case.rubric, len(shown.ids), completion) if completion else no_answer(reply)
-        rows.append(case.row(shown, channel="text", vote=vote, attempt=len(rows), **answer, **cost))
+        answer: Row = {"channel": case.form} | (_read(case, len(shown.ids), completion) if completion else no_answer(reply))
+        rows.append(case.row(shown, vote=vote, attempt=len(rows), **answer, **cost))
         if answer["state"] == "truncated" and max_tokens == case.config.max_tokens:
             max_tokens *= 2
         elif answer["state"] in ("parse_error", "ambiguous") and unreadable < case.config.repairs:
@@ -245,15 +259,25 @@ async def _settle(case: _Case, shown: Shown, vote: int, reply: Reply) -> list[Ro
         cost = tokens(reply, completion)
 
 
+def _read(case: _Case, n: int, completion: Completion) -> Row:
+    """The verdict of a reply; text where JSON was asked for counts only in its strict form, and only where text is enough."""
+    if case.form == "text":
+        return read_text(case.rubric, n, completion)
+    found = read_json(case.rubric, n, completion)
+    if found["reason"] != NO_JSON or "text" not in case.ladder:
+        return found
+    plain = read_text(case.rubric, n, completion)
+    return plain | {"channel": "text"} if plain["state"] == "ok" else found
+
+
 async def _complete(
     case: _Case, shown: Shown, *, n: int = 1, vote: int = 0, attempt: int = 0, max_tokens: int | None = None, unreadable: int = 0
 ) -> Reply:
-    config = case.config
-    messages = case.messages(shown, attempt)
+    config, n_shown = case.config, len(shown.ids)
+    messages = case.messages(shown, attempt, case.form)
     if unreadable:
-        messages[-1]["content"] += (
-            f"\n\n({unreadable} earlier replies to this request could not be read. {required_form(case.rubric, len(shown.ids))})"
-        )
+        form = reply_form(case.rubric, n_shown) if case.form == "json" else required_form(case.rubric, n_shown)
+        messages[-1]["content"] += f"\n\n({unreadable} earlier replies to this request could not be read. {form})"
     return await case.engine.complete(
         Request(
             key=f"judge/{shown.item}/{shown.order}/{vote}",
@@ -264,6 +288,7 @@ async def _complete(
             n=n,
             first_sample=vote,
             chat_template_kwargs=config.chat_template_kwargs,
+            json_schema=reply_schema(case.rubric, n_shown) if case.form == "json" else None,
             attempt=attempt,
         )
     )

@@ -123,7 +123,7 @@ async def test_an_unreadable_reply_is_asked_again_and_both_attempts_stay() -> No
         requests.append(request)
         return "Verdict: A" if request.attempt else "I like both [[A]] and [[B]]."
 
-    rows = await judge_group(PROMPT, THREE[:2], FakeEngine(says), rubric=PAIRWISE, config=JudgeConfig(both_orders=False))
+    rows = await judge_group(PROMPT, THREE[:2], FakeEngine(says), rubric=PAIRWISE, config=JudgeConfig(both_orders=False, channel="text"))
     assert [(row["attempt"], row["state"], row["label"]) for row in rows] == [(0, "parse_error", None), (1, "ok", "first")]
     assert rows[0]["raw"] == "I like both [[A]] and [[B]]."
     assert shown(requests[1]).endswith("and write that word on no other line.)")
@@ -270,7 +270,7 @@ async def test_listwise_is_one_call_over_all() -> None:
 
 async def test_a_list_one_section_short_scores_nobody() -> None:
     engine = FakeEngine(lambda request, _: "Rating: 2\nRationale: a\n\nRating: 5\nRationale: b")
-    rows = await judge_group(PROMPT, THREE, engine, rubric=LISTWISE, config=JudgeConfig(repairs=0))
+    rows = await judge_group(PROMPT, THREE, engine, rubric=LISTWISE, config=JudgeConfig(repairs=0, channel="text"))
     assert [(row["state"], row["scores"], row["reason"]) for row in rows] == [("parse_error", None, "2 rating lines for 3 texts")]
 
 

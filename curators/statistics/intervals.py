@@ -145,7 +145,8 @@ def resamples(clusters: pl.Series, *, n_resamples: int = 1000, seed: int = 0) ->
 def cluster_bootstrap(clusters: pl.Series, statistic: Callable[[Floats], float], *, n_resamples: int = 1000, seed: int = 0) -> Estimate:
     """Any statistic of weighted rows with its percentile interval over resampled clusters.
 
-    `statistic` is given a weight for every row (how often it counts) and returns a number, NaN where it is not defined.
+    `statistic` is given a weight for every row (how often it counts) and returns a number, NaN where it is not defined. Without
+    resamples there is no interval.
 
     >>> import numpy as np
     >>> value = np.array([1.0, 2.0, 6.0])
@@ -157,7 +158,7 @@ def cluster_bootstrap(clusters: pl.Series, statistic: Callable[[Floats], float],
     value = statistic(np.ones(n)) if n else math.nan
     if math.isnan(value):
         return Estimate(value=None, low=None, high=None, n=n, n_clusters=n_clusters)
-    if n_clusters < 2:
+    if n_clusters < 2 or not n_resamples:
         return Estimate(value=value, low=None, high=None, n=n, n_clusters=n_clusters)
     found = np.array([statistic(weights) for weights in resamples(clusters, n_resamples=n_resamples, seed=seed)])
     low, high = np.nanquantile(found, [0.025, 0.975])

@@ -26,7 +26,8 @@ DATA = Path(__file__).parents[3] / "../shared/data"
     "key",
     [
         ":", ".", ",", " ", "...", "```\n```", "Solution", "solution:", "**Solution**\n\nAnswer:", "Thought process:",
-        "## Thought process\n", "Let's solve this problem step by step.", "Let’s think step by step", "解", "かいせつ", "Respuesta", "La réponse est :", "Lösung:",
+        "## Thought process\n", "Let's solve this problem step by step.", "Let’s think step by step", "解", "かいせつ", "Respuesta",
+        "La réponse est :", "Lösung:",
     ],
 )  # fmt: skip
 def test_master_keys_have_no_content(key: str) -> None:

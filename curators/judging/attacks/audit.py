@@ -1,0 +1,127 @@
+"""A judge under attack: every item and every attack is judged as in a real run, gates, fences and both orders included.
+
+An item is a prompt with a better and a worse answer. The worse one is attacked and shown beside the better one; what the judge says of the
+two as they are is the baseline. Nothing here knows of pipelines: the judge is an `Engine`, and its calls are paid for as its caller likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import polars as pl
+
+from curators.engines.base import Engine, digest
+from curators.judging.attacks.suite import Attack
+from curators.judging.prompts import Rubric, conversation_text
+from curators.judging.protocol import JudgeConfig, judge_group
+from curators.sampling import Row, gather_all, make_prompt
+from curators.schema import JUDGMENTS, frame
+
+NO_ATTACK = "none"
+"""What the baseline is called in the frame of what was shown."""
+
+SHOWN: Mapping[str, pl.DataType] = {name: pl.String() for name in ("item", "attack", "kind", "prompt_id", "better_id", "loser_id", "text")}
+"""One row for every item and attack: `text` is the attacked answer, `loser_id` its generation id, `item` the item without any attack."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """`prompt` is a row of `prompts`; the answers are plain text."""
+
+    prompt: Mapping[str, Any]
+    better: str
+    worse: str
+
+    @property
+    def item_id(self) -> str:
+        return digest("item", self.prompt["prompt_id"], self.better, self.worse)
+
+    @property
+    def question(self) -> str:
+        return conversation_text(orjson.loads(self.prompt["messages"]))
+
+    def generation(self, text: str) -> Row:
+        prompt_id = self.prompt["prompt_id"]
+        state = "ok" if text.strip() else "empty"
+        return {
+            "generation_id": digest("attack", prompt_id, text),
+            "prompt_id": prompt_id,
+            "text": text,
+            "tool_calls": None,
+            "state": state,
+        }
+
+
+def items_of_pairs(pairs: pl.DataFrame, references: Mapping[str, str] | None = None) -> list[Item]:
+    """Items from a frame of `pairs`, sorted by pair id; pairs whose turns are not plain text, or of steps, are left out.
+
+    `references` by prompt id, for rubrics that show one.
+    """
+    items = []
+    for pair in pairs.filter(pl.col("kind") == "response").sort("pair_id").iter_rows(named=True):
+        chosen, rejected = (_plain_turn(pair[side]) for side in ("chosen", "rejected"))
+        if chosen and rejected:
+            row = make_prompt(orjson.loads(pair["prompt"]), reference=(references or {}).get(pair["prompt_id"]))
+            items.append(Item(prompt=row, better=chosen, worse=rejected))
+    return items
+
+
+def _plain_turn(messages: str) -> str | None:
+    turns = orjson.loads(messages)
+    text = turns[0].get("content") if len(turns) == 1 else None
+    return text if isinstance(text, str) and not turns[0].get("tool_calls") else None
+
+
+async def attack_judge(
+    items: Sequence[Item],
+    attacks: Iterable[Attack],
+    engine: Engine,
+    *,
+    rubric: Rubric,
+    config: JudgeConfig,
+    seed: int = 0,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The judge on every item, as it is and under every attack: what was shown (`SHOWN`) and the `judgments`.
+
+    `advance(done, total)` counts presentations of an item. An attack that leaves an answer as it is gives no row.
+
+    Raises:
+        ConfigError: the rubric, the channel and the engine do not fit together.
+        EngineBusy: the endpoint is down.
+    """
+    cases = [(item, attack) for item in {item.item_id: item for item in items}.values() for attack in (None, *attacks)]
+    done = 0
+
+    async def judged(item: Item, attack: Attack | None) -> tuple[Row | None, list[Row]]:
+        nonlocal done
+        text = attack(item.question, item.worse, seed=seed) if attack else item.worse
+        better, loser = item.generation(item.better), item.generation(text)
+        row, judgments = None, list[Row]()
+        if attack is None or text != item.worse:
+            judgments = await judge_group(item.prompt, [better, loser], engine, rubric=rubric, config=config)
+            row = {"attack": attack.name if attack else NO_ATTACK, "kind": attack.kind if attack else NO_ATTACK, "text": text}
+            row |= {
+                "item": item.item_id,
+                "prompt_id": item.prompt["prompt_id"],
+                "better_id": better["generation_id"],
+                "loser_id": loser["generation_id"],
+            }
+        done += 1
+        advance(done, len(cases))
+        return row, judgments
+
+    limit = asyncio.Semaphore(256)  # requests in the making; the engine has its own limit on those in flight
+
+    async def limited(item: Item, attack: Attack | None) -> tuple[Row | None, list[Row]]:
+        async with limit:
+            return await judged(item, attack)
+
+    results = await gather_all(limited(item, attack) for item, attack in cases)
+    shown = pl.DataFrame([row for row, _ in results if row], schema=dict(SHOWN))
+    judgments = frame([judgment for _, group in results for judgment in group], JUDGMENTS)
+    return shown, judgments.unique("judgment_id", maintain_order=True)

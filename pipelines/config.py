@@ -52,11 +52,13 @@ class SamplingConfig(Strict):
 
 
 class JudgeConfig(EngineConfig):
-    """A model judge. `channel` auto: option log-probabilities for a rubric that asks for a letter, else text."""
+    """A model judge. `channel` auto: the strongest of options (log-probabilities of the rubric's labels), json and text that it can do."""
 
     rubric: str = Field("pairwise", description="a shipped rubric's name or the path of a .md file; it names the protocol")
-    channel: Literal["auto", "options", "text"] = "auto"
+    channel: Literal["auto", "options", "json", "text"] = "auto"
+    min_channel: Literal["options", "json", "text"] = Field("text", description="no verdict is read by a weaker channel")
     votes: int = Field(1, ge=1)
+    max_votes: int | None = Field(None, ge=1, description="more votes about a pair, up to so many, while they can change its verdict")
     both_orders: bool = True
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(4096, ge=1)
@@ -131,6 +133,11 @@ class CurateConfig(PromptsConfig):
         None, description="a shipped check or module:function; the label maker without a judge, else the judge's gold"
     )
     pairs: PairsConfig = PairsConfig()
+
+    @property
+    def judges(self) -> dict[str, JudgeConfig]:
+        """The model judges by role."""
+        return {"judge": self.judge} if self.judge else {}
 
     @model_validator(mode="after")
     def _someone_labels(self) -> CurateConfig:

@@ -9,17 +9,15 @@ import polars as pl
 from curators.verifiers import load_verifier
 from pipelines import tasks
 from pipelines.config import CurateConfig, EngineConfig
+from pipelines.labelling import annotator
 from pipelines.prompt_runs import in_shards, prompt_run
 from pipelines.runs import Run
 
 
 def curation(config: CurateConfig) -> AbstractAsyncContextManager[Run]:
     """The open run of a configuration, registered under its key."""
-    roles: dict[str, EngineConfig] = {"policy": config.policy}
-    files = {}
-    if config.judge is not None:
-        roles["judge"] = config.judge
-        files = {"rubric": config.judge.rubric} if config.judge.rubric.endswith(".md") else {}
+    roles: dict[str, EngineConfig] = {"policy": config.policy, **config.judges}
+    files = {f"{role}.rubric": judge.rubric for role, judge in config.judges.items() if judge.rubric.endswith(".md")}
     code = {} if config.verifier is None else {"verifier": load_verifier(config.verifier).judge}
     return prompt_run("curate", config, roles, files=files, code=code)
 
@@ -27,5 +25,6 @@ def curation(config: CurateConfig) -> AbstractAsyncContextManager[Run]:
 async def annotated(run: Run) -> None:
     """Every shard sampled and judged."""
     n = run.read("prompts").filter(pl.col("state") == "ok").height
+    run.annotate = await annotator(run)
     run.drop_shards()  # those of a killed attempt, perhaps of another size; their calls are in the ledger
     await in_shards(run, lambda *shard: tasks.annotate_shard(run.key, *shard), n=n, doing="prompts sampled and judged")

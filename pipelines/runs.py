@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -26,6 +26,7 @@ from prefect.runtime import flow_run
 from curators.engines.base import Engine, digest
 from curators.engines.budget import Budget
 from curators.engines.cached import CachedEngine
+from curators.sampling import Row
 from pipelines.config import PromptsConfig, RunConfig
 from pipelines.figures import Figures
 from storage import Lake, Release
@@ -55,6 +56,7 @@ class Run:
     figures: Figures = field(default_factory=Figures)
     done: set[str] = field(default_factory=set)  # ids of the prompts that are through
     slots: asyncio.Semaphore | None = None  # of trees searched at a time
+    annotate: Callable[[Mapping[str, Any]], Awaitable[tuple[list[Row], list[Row]]]] = field(init=False)  # a prompt → generations, judgments
     on_advance: Callable[[int], None] | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -145,10 +147,18 @@ RUNS: dict[str, Run] = {}
 
 def run_key(kind: str, config: RunConfig, *, seed: int, fingerprints: Mapping[str, str], inputs: Mapping[str, str]) -> str:
     """The identity of a run: what is asked, of which models, on which inputs (name → sha256), by which code."""
-    asked = config.model_dump(mode="json", exclude=NOT_IN_KEY)
-    for role in fingerprints:
-        asked[role] = {k: v for k, v in asked[role].items() if k not in NOT_IN_ENGINE_KEY}
+    asked = _without_reach(config.model_dump(mode="json", exclude=NOT_IN_KEY))
     return digest(kind, asked, seed, dict(fingerprints), dict(inputs), code_digest(), size=12)
+
+
+def _without_reach(asked: Any) -> Any:
+    """The configuration without how its engines are reached, at whatever depth they stand."""
+    if isinstance(asked, list):
+        return [_without_reach(value) for value in asked]
+    if not isinstance(asked, dict):
+        return asked
+    engine = asked.keys() >= NOT_IN_ENGINE_KEY
+    return {name: _without_reach(value) for name, value in asked.items() if not (engine and name in NOT_IN_ENGINE_KEY)}
 
 
 @cache

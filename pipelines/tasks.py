@@ -14,16 +14,11 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from curators.engines.base import Engine, Sampling
 from curators.errors import EngineBusy
-from curators.judging.prompts import Rubric, load_rubric
-from curators.judging.protocol import JudgeConfig, judge_group
-from curators.sampling import gather_all, sample_prompt
+from curators.sampling import Row, gather_all
 from curators.schema import GENERATIONS, JUDGMENTS, frame
-from curators.verifiers import Verifier, load_verifier, verify_group
 from pipelines import candidates, imports, judged_pairs
 from pipelines.artifacts import show_outcome, show_table
-from pipelines.config import CurateConfig
 from pipelines.events import emit_published
 from pipelines.runs import RUNS, Run
 
@@ -51,8 +46,7 @@ async def annotate_shard(key: str, number: int, start: int, stop: int) -> dict[s
     """Sample and judge the prompts of one shard: each prompt is judged as soon as its own samples are there."""
     run = RUNS[key]
     prompts = run.read("prompts").filter(pl.col("state") == "ok")[start:stop]
-    annotate = Annotator(run)
-    groups = await gather_all(annotate(prompt) for prompt in prompts.iter_rows(named=True))
+    groups = await gather_all(_annotated(run, prompt) for prompt in prompts.iter_rows(named=True))
     generations = [row for group, _ in groups for row in group]
     judgments = [row for _, group in groups for row in group]
     await asyncio.to_thread(run.write, f"{number:05d}.generations", frame(generations, GENERATIONS))
@@ -60,47 +54,10 @@ async def annotate_shard(key: str, number: int, start: int, stop: int) -> dict[s
     return {"generations": len(generations), "judgments": len(judgments)}
 
 
-class Annotator:
-    """Everything that one prompt needs, resolved once a shard."""
-
-    def __init__(self, run: Run) -> None:
-        config = run.config
-        assert isinstance(config, CurateConfig)
-        self.run, self.config = run, config
-        self.policy: Engine = run.engines["policy"]
-        chosen = config.sampling
-        self.sampling = Sampling(
-            temperature=chosen.temperature, top_p=chosen.top_p, max_tokens=chosen.max_tokens, stop=chosen.stop, seed=run.seed
-        )
-        self.rubric: Rubric | None = load_rubric(config.judge.rubric) if config.judge else None
-        self.verifier: Verifier | None = load_verifier(config.verifier) if config.verifier else None
-        self.judging = judging(run, config) if config.judge else None
-
-    async def __call__(self, prompt: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        generations = await sample_prompt(prompt, self.policy, n=self.config.sampling.n, sampling=self.sampling)
-        judgments: list[dict[str, Any]] = []
-        if self.rubric is not None:
-            judgments += await judge_group(prompt, generations, self.run.engines["judge"], rubric=self.rubric, config=self.judging)
-        if self.verifier is not None:
-            judgments += await verify_group(prompt, generations, self.verifier, use_truncated=self.config.sampling.use_truncated)
-        self.run.advance(prompt["prompt_id"])
-        return generations, judgments
-
-
-def judging(run: Run, config: CurateConfig) -> JudgeConfig:
-    """How this run's judge is asked."""
-    judge = config.judge
-    assert judge is not None
-    return JudgeConfig(
-        channel=judge.channel,
-        votes=judge.votes,
-        both_orders=judge.both_orders,
-        max_tokens=judge.max_tokens,
-        temperature=judge.temperature,
-        seed=run.seed,
-        use_truncated=config.sampling.use_truncated,
-        secret=run.lake.secret,
-    )
+async def _annotated(run: Run, prompt: Mapping[str, Any]) -> tuple[list[Row], list[Row]]:
+    found = await run.annotate(prompt)
+    run.advance(prompt["prompt_id"])
+    return found
 
 
 @task(name="read prompts", **PLAIN)

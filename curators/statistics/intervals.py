@@ -27,8 +27,9 @@ Floats = npt.NDArray[np.float64]
 class Estimate:
     """A number with its 95 % interval. `n` rows of `n_clusters` clusters count.
 
-    `value` is null where it is not defined (nothing to count), `low` and `high` also where there are fewer than two clusters. `n_undefined`
-    counts resamples in which the statistic is not defined; they are left out.
+    `value` is null where it is not defined (nothing to count), `low` and `high` also where the clusters cannot say: there are fewer than
+    two, or all resamples are alike (20 of 20 is not certain; `wilson` of the clusters then is the bound). `n_undefined` counts
+    resamples in which the statistic is not defined; they are left out.
     """
 
     value: float | None
@@ -39,7 +40,7 @@ class Estimate:
     n_undefined: int = 0
 
 
-def wilson(hits: int, n: int, z: float = Z95) -> tuple[float, float]:
+def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
     """The Wilson interval of a proportion; the whole of [0, 1] where there is nothing to count.
 
     >>> [round(bound, 4) for bound in wilson(8, 10) + wilson(0, 20)]
@@ -60,6 +61,27 @@ def share(hits: int, n: int) -> dict[str, Any]:
     """
     low, high = wilson(hits, n)
     return {"n": n, "hits": hits, "share": hits / n if n else None, "low": low, "high": high}
+
+
+def clustered_share(hits: Sequence[float] | Floats, counts: Sequence[float] | Floats) -> dict[str, Any]:
+    """As `share`, for hits and counts by cluster: Wilson's interval of the effective sample size (Korn & Graubard 1998).
+
+    n is divided by the design effect, the squared ratio of the clustered standard error to that of independent rows; where all or none hit,
+    the clusters count. Never more than n, so that an interval is never narrower than that of independent rows.
+
+    >>> alone, twice = share(60, 100), clustered_share([2.0] * 30 + [0.0] * 20, [2.0] * 50)
+    >>> twice["low"] == share(30, 50)["low"] < alone["low"]
+    True
+    """
+    won, asked = np.asarray(hits, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    found = share(int(won.sum()), int(asked.sum()))
+    if not found["n"]:
+        return found
+    p, n = found["share"], found["n"]
+    spread = cluster_se(won, asked) ** 2
+    effective = float(np.count_nonzero(asked)) if p in (0.0, 1.0) else min(n, p * (1 - p) / spread) if spread else n
+    low, high = wilson(p * effective, effective)
+    return found | {"low": low, "high": high}
 
 
 def binomial(hits: int, n: int, p: float = 0.5) -> float:
@@ -124,8 +146,8 @@ def cluster_ratio(
     each = counted.group_by("cluster").agg(pl.col("top", "under").sum()).sort("cluster")
     sums, counts = each["top"].to_numpy(), each["under"].to_numpy()
     value = float(sums.sum() / counts.sum()) if counts.sum() else None
-    bounds = bootstrap_interval(sums, counts, seed=seed) if value is not None and each.height > 1 else (None, None)
-    return Estimate(value=value, low=bounds[0], high=bounds[1], n=counted.height, n_clusters=each.height)
+    bounds = bootstrap_interval(sums, counts, seed=seed) if value is not None and each.height > 1 else (0.0, 0.0)
+    return _estimate(value, bounds, n=counted.height, n_clusters=each.height)
 
 
 def pl_float(column: str | pl.Expr) -> pl.Expr:
@@ -156,11 +178,14 @@ def cluster_bootstrap(clusters: pl.Series, statistic: Callable[[Floats], float],
     """
     n, n_clusters = len(clusters), clusters.n_unique()
     value = statistic(np.ones(n)) if n else math.nan
-    if math.isnan(value):
-        return Estimate(value=None, low=None, high=None, n=n, n_clusters=n_clusters)
-    if n_clusters < 2 or not n_resamples:
-        return Estimate(value=value, low=None, high=None, n=n, n_clusters=n_clusters)
+    if math.isnan(value) or n_clusters < 2 or not n_resamples:
+        return _estimate(None if math.isnan(value) else value, (0.0, 0.0), n=n, n_clusters=n_clusters)
     found = np.array([statistic(weights) for weights in resamples(clusters, n_resamples=n_resamples, seed=seed)])
-    low, high = np.nanquantile(found, [0.025, 0.975])
     undefined = int(np.isnan(found).sum())
-    return Estimate(value=value, low=float(low), high=float(high), n=n, n_clusters=n_clusters, n_undefined=undefined)
+    low, high = np.nanquantile(found, [0.025, 0.975]) if undefined < len(found) else (0.0, 0.0)
+    return _estimate(value, (float(low), float(high)), n=n, n_clusters=n_clusters, n_undefined=undefined)
+
+
+def _estimate(value: float | None, bounds: tuple[float, float], *, n: int, n_clusters: int, n_undefined: int = 0) -> Estimate:
+    low, high = bounds if bounds[1] > bounds[0] else (None, None)
+    return Estimate(value=value, low=low, high=high, n=n, n_clusters=n_clusters, n_undefined=n_undefined)

@@ -128,3 +128,9 @@ def test_many_prompts_are_resampled_in_blocks() -> None:
     sums, counts = np.tile([1.0, 0.0], 2500), np.ones(5000)
     low, high = bootstrap_interval(sums, counts, seed=0, n_resamples=1000)
     assert (low, high) == pytest.approx((0.5 - Z95 * 0.00707, 0.5 + Z95 * 0.00707), abs=2e-3)
+
+
+def test_clusters_that_are_all_alike_are_no_certainty() -> None:
+    won = both_orders().with_columns(won=pl.lit(True))
+    assert (cluster_ratio(won, "won").value, cluster_ratio(won, "won").low) == (1.0, None)
+    assert cluster_bootstrap(won["prompt_id"], lambda weights: 1.0, n_resamples=50).high is None

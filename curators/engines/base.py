@@ -17,8 +17,9 @@ import orjson
 Message = Mapping[str, Any]
 """One chat turn in the OpenAI form: `role`, `content`; where present `tool_calls`, `tool_call_id`, `reasoning_content`."""
 
-Capability = Literal["n", "seed", "logprobs", "token_ids", "options", "prefix", "tools", "json_schema", "stop"]
-"""What an engine may be able to do. `options`: log-probabilities of given option strings as the next text."""
+Capability = Literal["n", "seed", "logprobs", "token_ids", "options", "prefix", "tools", "json_schema", "stop", "scores"]
+"""What an engine may be able to do. `options`: log-probabilities of given option strings as the next text. `scores`: it is a reward model,
+which writes nothing and gives numbers to a conversation that ends with the assistant's turn."""
 
 ErrorKind = Literal["transport_error", "refused", "context_overflow", "budget_skipped", "unsupported"]
 """Why a request has no answer. `refused`: the server turned this one request down; `budget_skipped`: it was never sent."""
@@ -66,7 +67,7 @@ class Completion:
     `token_ids` and `logprobs` are those really sampled (natural logs, one a token, the end-of-turn token included), null where the engine
     does not give them. `option_logprobs` has one entry an option; their mass may be below 1. `finish_reason` is `stop`, `length`,
     `tool_calls` … as the server said it. `ended`: the model ended its turn by itself, and no stop string or limit did; null where the
-    engine does not say.
+    engine does not say. `scores` are a reward model's, finite, one a head; its `text` is empty.
     """
 
     text: str
@@ -79,6 +80,7 @@ class Completion:
     option_logprobs: Mapping[str, float] | None = None
     n_tokens: int | None = None
     ended: bool | None = None
+    scores: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

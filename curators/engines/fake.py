@@ -65,7 +65,7 @@ class FakeEngine:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return CAPABILITIES
+        return CAPABILITIES if self._spec != "fake:reward" else frozenset({"n", "scores"})
 
     async def complete(self, request: Request) -> Reply:
         self.calls += 1
@@ -87,7 +87,7 @@ class FakeEngine:
 
 
 def open_fake(name: str) -> FakeEngine:
-    """`""` gives words, `"judge"` verdicts.
+    """`""` gives words, `"judge"` verdicts, `"reward"` scores.
 
     Raises:
         ConfigError: another name.
@@ -100,14 +100,16 @@ def open_fake(name: str) -> FakeEngine:
 def words(request: Request, sample_index: int) -> str:
     """A sentence of 4 to 35 words; JSON by the request's schema where it has one."""
     if request.json_schema is not None:
-        return orjson.dumps(_instance(request.json_schema, _noise(request, sample_index, "json"))).decode()
+        return _object(request, sample_index)
     length = 4 + _noise(request, sample_index, "length") % 32
     picked = [WORDS[_noise(request, sample_index, i) % len(WORDS)] for i in range(length)]
     return f"{' '.join(picked)} {_noise(request, sample_index, 'end') % 1000}."
 
 
 def judge(request: Request, sample_index: int) -> str:
-    """A verdict in whichever of the shipped rubrics' grammars the prompt asks for; a bare letter where it asks for none."""
+    """A verdict by the schema, else in whichever of the shipped rubrics' grammars the prompt asks for, else a bare letter."""
+    if request.json_schema is not None:
+        return _object(request, sample_index)
     text = _prompt_text(request)
     if "Rating:" in text:
         shown = max((int(i) for i in re.findall(r"<text (\d+)>", text)), default=2)
@@ -118,7 +120,17 @@ def judge(request: Request, sample_index: int) -> str:
     return f"Judged by their merits.\nVerdict: {'AB'[noise % 2]}" if "Verdict:" in text else "AB"[noise % 2]
 
 
-RESPONDERS: Mapping[str, Respond] = {"": words, "judge": judge}
+def reward(request: Request, sample_index: int) -> Completion:
+    """A score from -2 to 2, by the messages alone."""
+    return Completion(text="", scores={"score": _noise(request, sample_index, "score") % 4001 / 1000 - 2})
+
+
+RESPONDERS: Mapping[str, Respond] = {"": words, "judge": judge, "reward": reward}
+
+
+def _object(request: Request, sample_index: int) -> str:
+    assert request.json_schema is not None
+    return orjson.dumps(_instance(request.json_schema, _noise(request, sample_index, "json"))).decode()
 
 
 def _prompt_text(request: Request) -> str:

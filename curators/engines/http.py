@@ -36,7 +36,7 @@ class HttpEngine:
 
     def __init__(self, model: str, urls: Sequence[str], options: HttpOptions | None = None) -> None:
         self._model = model
-        self._urls = tuple(_checked_url(url) for url in urls)
+        self._urls = tuple(checked_url(url) for url in urls)
         options = options or HttpOptions()
         self._options = options
         self._dialect = Dialect(self.spec)
@@ -103,7 +103,8 @@ class HttpEngine:
             sent += answer.sent
             # What cannot be asked in another way stays refused; so this ends, for there are only so many fields to lose.
             if not known or self._dialect.body(self._model, request, n=n) == body:
-                return self._failed(answer, sent)
+                advice = {"key": self._options.key_advice, "url": "ends where /chat/completions begins (…/v1)"}
+                return failed(self.spec, answer, sent, advice=advice, ever_answered=self._ever_answered)
 
     async def aclose(self) -> None:
         await self._transport.aclose()
@@ -167,25 +168,36 @@ class HttpEngine:
                 return True
         return False
 
-    def _failed(self, answer: Answer[ChatReply], sent: int) -> Reply:
-        extra = {"sent": sent}
-        if not answer.status:
-            return Reply(error="transport_error", reason=answer.text, extra=extra)
-        said = f"HTTP {answer.status}: {error_message(answer.text.encode())}"
-        if OVERFLOW.search(answer.text) or answer.status == 413:
-            return Reply(error="context_overflow", reason=said, extra=extra)
-        if answer.status == 401 or (answer.status == 403 and not self._ever_answered):
-            raise EngineError(f"{self.spec}: {said}; {self._options.key_advice}")
-        if answer.status in (301, 302, 307, 308, 404, 405):
-            raise EngineError(f"{self.spec}: {said}; check the model's name and that the URL ends where /chat/completions begins (…/v1)")
-        return Reply(error="refused", reason=said, extra=extra)
-
     async def _send(self, body: dict[str, Any], request: Request) -> Answer[ChatReply]:
         payload = orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS)
         return await self._transport.exchange(payload, lambda raw: parse_reply(raw, request))
 
 
-def _checked_url(url: str) -> str:
+def failed(spec: str, answer: Answer[Any], sent: int, *, advice: Mapping[str, str], ever_answered: bool) -> Reply:
+    """The reply where no answer came; `advice` says what to look at, the `key` or the `url`.
+
+    Raises:
+        EngineError: no request can succeed: the key is wrong (a 403 says so until the server has answered once), or the URL or model is.
+    """
+    extra = {"sent": sent}
+    if not answer.status:
+        return Reply(error="transport_error", reason=answer.text, extra=extra)
+    said = f"HTTP {answer.status}: {error_message(answer.text.encode())}"
+    if OVERFLOW.search(answer.text) or answer.status == 413:
+        return Reply(error="context_overflow", reason=said, extra=extra)
+    if answer.status == 401 or (answer.status == 403 and not ever_answered):
+        raise EngineError(f"{spec}: {said}; {advice['key']}")
+    if answer.status in (301, 302, 307, 308, 404, 405):
+        raise EngineError(f"{spec}: {said}; check the model's name and that the URL {advice['url']}")
+    return Reply(error="refused", reason=said, extra=extra)
+
+
+def checked_url(url: str) -> str:
+    """The URL of an endpoint without its last slash.
+
+    Raises:
+        ConfigError: it is none, or it carries a password.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError(f"engine: {url!r} is not an endpoint; give http://host:port/v1")

@@ -36,8 +36,9 @@ class LoadedModel:
     context: int
 
 
-def locate(path: str) -> Path:
+def locate(path: str, *, kind: str = "hf") -> Path:
     """The directory or `.gguf` file that `PATH[@REV]` means; a hub name `org/name[@revision]` is downloaded, or found in the hub's cache.
+    `kind` is the spec's, for errors.
 
     Raises:
         EngineError: nothing is there, it is no model, or its fingerprint does not begin with REV.
@@ -47,26 +48,26 @@ def locate(path: str) -> Path:
         path, revision = path.rsplit("@", 1)
         file = Path(path).expanduser()
     if not file.exists():
-        return _from_hub(path, revision)
+        return _from_hub(path, revision, kind)
     if file.is_file() and file.suffix != ".gguf":
-        raise EngineError(f"hf:{path}: this is a file; allowed are a model directory and a .gguf file")
+        raise EngineError(f"{kind}:{path}: this is a file; allowed are a model directory and a .gguf file")
     if file.is_dir() and not (file / "config.json").is_file():
-        raise EngineError(f"hf:{path}: no config.json in this directory; save a transformers model there")
+        raise EngineError(f"{kind}:{path}: no config.json in this directory; save a transformers model there")
     if revision is not None and not (found := fingerprint(file)).startswith(revision):
-        raise EngineError(f"hf:{path}@{revision}: the model there is {found}; pin that fingerprint, or leave out @{revision}")
+        raise EngineError(f"{kind}:{path}@{revision}: the model there is {found}; pin that fingerprint, or leave out @{revision}")
     return file
 
 
-def _from_hub(path: str, revision: str | None) -> Path:
+def _from_hub(path: str, revision: str | None, kind: str) -> Path:
     from huggingface_hub import snapshot_download
 
     if not _HUB_NAME.fullmatch(path):
-        raise EngineError(f"hf:{path}: there is no such directory or .gguf file; give the path of a saved transformers model")
+        raise EngineError(f"{kind}:{path}: there is no such directory or .gguf file; give the path of a saved transformers model")
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=list(PARTS)))
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise EngineError(f"hf:{path}: no such directory, and the hub has none to give either ({reason}); check the path") from error
+        raise EngineError(f"{kind}:{path}: no such directory, and the hub has none to give either ({reason}); check the path") from error
 
 
 def first_line(error: Exception) -> str:
@@ -90,7 +91,7 @@ def load_model(file: Path, *, dtype: str, device: str | None) -> LoadedModel:
 
             source, tokenizer_options = str(file.parent), {"gguf_file": file.name}
             options |= {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
-        with _quietly():
+        with quietly():
             tokenizer = AutoTokenizer.from_pretrained(source, **tokenizer_options)
             model: Any = AutoModelForCausalLM.from_pretrained(source, **options)
             model = model.to(place).eval()
@@ -105,7 +106,7 @@ def load_model(file: Path, *, dtype: str, device: str | None) -> LoadedModel:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """No progress bars of the library: a run has its own."""
     library: Any = logging
     shown = library.is_progress_bar_enabled()

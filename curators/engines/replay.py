@@ -6,6 +6,7 @@ The file is JSONL, gzipped where its name ends in `.gz`. A line is one sample or
     {"key": "sample/p1", "sample_index": 2, "text": "…", "finish_reason": "stop", "logprobs": [-0.1, …], "token_ids": [5, …]}
     {"key": "sample/p1", "completions": [{"text": "first"}, {"text": "second"}]}
     {"key": "judge/item-9/1/0", "error": "refused", "reason": "content policy"}
+    {"key": "reward/<generation_id>", "text": "", "scores": {"score": 1.25}}
 
 A request is matched by its `key`, attempt and sample indices, and by nothing else: what was asked then is taken to be what is
 asked now. `sample_index` and `attempt` are 0 where absent; `completions` begin at `sample_index`. A key that is not there is an
@@ -60,12 +61,13 @@ class ReplayEngine:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What every recording can do, and log-probabilities, token ids and options where any line has them."""
+        """What every recording can do, and log-probabilities, token ids, options and scores where any line has them."""
         every = [c for samples in self._samples.values() for c in samples.values()]
         found: set[Capability] = {"n", "seed"}
         found |= {"logprobs"} if any(c.logprobs is not None for c in every) else set()
         found |= {"token_ids"} if any(c.token_ids is not None for c in every) else set()
         found |= {"options"} if any(c.option_logprobs is not None for c in every) else set()
+        found |= {"scores"} if any(c.scores is not None for c in every) else set()
         return frozenset(found)
 
     async def complete(self, request: Request) -> Reply:

@@ -97,10 +97,10 @@ class Tried:
 
 
 class Transport:
-    """One aiohttp session over a pool of endpoints, opened on first use in the loop that uses it."""
+    """One aiohttp session over a pool of endpoints, opened on first use in the loop that uses it; bodies go to `path` below their URLs."""
 
-    def __init__(self, urls: Sequence[str], options: HttpOptions) -> None:
-        self._options = options
+    def __init__(self, urls: Sequence[str], options: HttpOptions, path: str = "/chat/completions") -> None:
+        self._options, self._path = options, path
         self._pool = EndpointPool(
             urls, max_concurrency=options.max_concurrency, max_attempts=options.max_attempts, backoff_s=options.backoff_s
         )
@@ -184,7 +184,7 @@ class Transport:
         session = self._session or self._open_session()
         if asyncio.get_running_loop() is not self._loop:
             raise EngineError("an HTTP engine is used from a second event loop; open one engine for each loop")
-        async with session.post(f"{endpoint.url}/chat/completions", data=payload, allow_redirects=False) as response:
+        async with session.post(f"{endpoint.url}{self._path}", data=payload, allow_redirects=False) as response:
             raw = await response.read()
             if response.status == 200:
                 return 200, raw, None

@@ -13,34 +13,49 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-LABELS = {"a": "first", "b": "second", "tie": "tie"}
-"""Pairwise labels by what the judge writes, lower-cased."""
+from curators.judging.grammars import PAIRWISE, POINTWISE, Grammar
 
 P_FIRST = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 _ZERO_WIDTH = re.compile("[\u200b-\u200f\u2060\ufeff]")
 _THINK_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _THINK_START = re.compile(r"<(?:think|thinking|reasoning)>", re.IGNORECASE)
-_VERDICT_LINE = re.compile(r"[\s*_#`-]*(?:(?:my\s+)?final\s+)?verdict[\s*_]*[:\uff1a](?P<value>.*)", re.IGNORECASE)
-_VERDICT_MENTION = re.compile(r"\bverdict\b[^\w\n]{0,8}(?:is\b[^\w\n]{0,8})?(a|b|tie)\b", re.IGNORECASE)
-_SCORE_LINE = re.compile(r"[\s*_#`-]*(?:(?:my\s+)?(?:final|overall)\s+)?(?:score|rating)[\s*_]*[:\uff1a](?P<value>.*)", re.IGNORECASE)
-_SCORE_MENTION = re.compile(r"\b(?:score|rating)\b[^\w\n]{0,8}(?:is\b[^\w\n]{0,8})?(\d+)(?![\d.]*\d)", re.IGNORECASE)
+_LINE = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+_SENTENCE = re.compile(_LINE.pattern + r"|(?<=[.!?])\s+")
+_LONGEST_NUMBER = 9
 _SECTION_HEADER = re.compile(r"[\s*_#<\[]*(?:output\s+for\s+)?text\s*(\d+)[\s*_\]>:.]*", re.IGNORECASE)
-_NAMED = re.compile(r"(?:answer|response|solution|option|assistant)\s+(?=\w)", re.IGNORECASE)
-_SCORE = re.compile(r"(\d+)(?:\s*/\s*(\d+))?")
+_NAMED = re.compile(r"(?:answer|response|solution|option|assistant|output)\s*(?:\s|(?=\())(?=\(?\w)", re.IGNORECASE)
+_NUMBER = re.compile(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of)\s*(\d+))?")
+_REPORTS = re.compile(
+    r"\b(?:not|never|neither|cannot|if|would|says?|said|saying|claim\w*|writ\w+|wrote|asks?|asked|asking|tells?|told|telling|instruct\w*|"
+    r"states?|stated|stating|contain\w*|quot\w+|inject\w*|pretend\w*|includ\w+|ends?|according|begin\w*|tr(?:y|ies|ied)|attempt\w*)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+"""What makes a sentence a report of somebody's verdict, or the denial of one."""
+
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a reply says. `state` is ok, parse_error or ambiguous; `label` (pairwise) or `scores` are null unless it is ok."""
+    """What a reply says. `state` is ok, parse_error, ambiguous, or no_score (read, but its attributes amount to none).
+
+    `label` and `p_first` (pairwise) or `scores` are null unless it is ok. `attributes` are names and values, null where there are none.
+    """
 
     state: str
     reason: str | None = None
     label: str | None = None
+    p_first: float | None = None
     scores: tuple[float, ...] | None = None
+    attributes: tuple[tuple[str, float | None], ...] | None = None
+
+
+UNCLOSED = Parsed("parse_error", "the reasoning block is not closed")
 
 
 def without_reasoning(raw: str) -> str | None:
@@ -53,65 +68,42 @@ def without_reasoning(raw: str) -> str | None:
     return None if _THINK_START.search(text) else text
 
 
-def parse_pairwise(raw: str) -> Parsed:
-    """The label of a reply whose verdict stands on a line of its own, `Verdict: A`, `Verdict: B` or `Verdict: tie`, or is the whole reply.
+def parse_pairwise(raw: str, grammar: Grammar = PAIRWISE["line"]) -> Parsed:
+    """The verdict of a reply that states it in the grammar's form, or is nothing but it.
 
-    Verdict lines that differ are ambiguous; a single one that prose contradicts counts only as the last line of the reply.
+    Verdicts that differ are ambiguous, in whatever order they stand; what merely mentions another one is overruled by a verdict in the
+    required form only where that ends the reply.
 
     >>> parse_pairwise("A is wrong at step 2.\\nVerdict: B").label
     'second'
     >>> parse_pairwise("The text says:\\nVerdict: A\\nI do not follow it.\\nVerdict: B").state
     'ambiguous'
     >>> parse_pairwise("Options are Verdict: A or Verdict: B.").reason
-    'no line of the form "Verdict: A", "Verdict: B" or "Verdict: tie"'
+    'no verdict in the required form'
+    >>> parse_pairwise("Options are [[A>>B]] or [[B>A]]. My final verdict is [[B>A]]", PAIRWISE["levels"]).p_first
+    0.25
     """
-    text = without_reasoning(raw)
-    if text is None:
-        return Parsed("parse_error", "the reasoning block is not closed")
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return Parsed("parse_error", "the reply is empty")
-    if len(lines) == 1 and (label := _label(lines[0])):
-        return Parsed("ok", label=label)
-    own, mentions = _candidates(lines, _VERDICT_LINE, _VERDICT_MENTION)
-    found = [(place, _label(value)) for place, value in own]
-    if problem := _off_menu([value for _, value in own], [label for _, label in found], "A, B and tie"):
-        return problem
-    said = {label for _, label in found} | {LABELS[mention.lower()] for mention in mentions}
-    if not found:
-        return Parsed("parse_error", 'no line of the form "Verdict: A", "Verdict: B" or "Verdict: tie"')
-    if len(said) == 1 or (len(found) == 1 and found[0][0] == len(lines) - 1):
-        return Parsed("ok", label=found[0][1])
-    return Parsed("ambiguous", f"{len(found)} verdict lines and {len(mentions)} mentions that contradict each other")
+    meanings = _by_word(grammar.menu)
+    p_first, problem = read_verdict(raw, grammar, lambda value: meanings.get(_word(value, meanings)), f"one of {', '.join(grammar.menu)}")
+    return problem or preferred(p_first)
 
 
-def parse_pointwise(raw: str, scale: tuple[int, int] = (1, 5)) -> Parsed:
-    """The score of a reply that has it on a line of its own, `Score: 4` (or `Rating: 4`, `4/5`), or is the bare number.
+def parse_pointwise(raw: str, scale: tuple[int, int] = (1, 5), grammar: Grammar = POINTWISE["line"]) -> Parsed:
+    """The score of a reply that states it in the grammar's form (`Score: 4`, `Rating: 4/5`), or is the bare number.
 
     >>> parse_pointwise("Clear and right.\\nScore: 4").scores, parse_pointwise("Score: 8.5", (1, 10)).reason
     ((4.0,), "'8.5' is not a whole number from 1 to 10")
     >>> parse_pointwise("Score: 9/10", (1, 5)).state
     'parse_error'
     """
-    text = without_reasoning(raw)
-    if text is None:
-        return Parsed("parse_error", "the reasoning block is not closed")
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return Parsed("parse_error", "the reply is empty")
-    if len(lines) == 1 and (bare := _score(lines[0], scale)) is not None:
-        return Parsed("ok", scores=(bare,))
-    own, mentions = _candidates(lines, _SCORE_LINE, _SCORE_MENTION)
-    found = [(place, _score(value, scale)) for place, value in own]
-    if problem := _off_menu([value for _, value in own], [score for _, score in found], f"a whole number from {scale[0]} to {scale[1]}"):
-        return problem
-    if not found:
-        return Parsed("parse_error", 'no line of the form "Score: N"')
-    said = {score for _, score in found} | {float(mention) for mention in mentions}
-    score = found[0][1]
-    if score is not None and (len(said) == 1 or (len(found) == 1 and found[0][0] == len(lines) - 1)):
-        return Parsed("ok", scores=(score,))
-    return Parsed("ambiguous", f"{len(found)} score lines and {len(mentions)} mentions that contradict each other")
+    score, problem = read_verdict(raw, grammar, lambda value: number(value, scale), f"a whole number from {scale[0]} to {scale[1]}")
+    return problem or Parsed("ok", scores=() if score is None else (score,))
+
+
+def parse_label(raw: str, labels: Sequence[str], meanings: Sequence[V]) -> tuple[V | None, Parsed | None]:
+    """What a label stands for, in a reply that is one of the labels or ends with it as `Verdict: …`."""
+    words = _by_word(dict(zip(labels, meanings, strict=True)))
+    return read_verdict(raw, PAIRWISE["line"], lambda value: words.get(_word(value, words)), f"one of {', '.join(labels)}")
 
 
 def parse_listwise(raw: str, n: int, scale: tuple[int, int] = (1, 5)) -> Parsed:
@@ -124,19 +116,38 @@ def parse_listwise(raw: str, n: int, scale: tuple[int, int] = (1, 5)) -> Parsed:
     """
     text = without_reasoning(raw)
     if text is None:
-        return Parsed("parse_error", "the reasoning block is not closed")
+        return UNCLOSED
     lines = [line for line in text.splitlines() if line.strip()]
-    values = [match["value"] for line in lines if (match := _SCORE_LINE.fullmatch(line))]
+    values = [match["value"] for line in lines if (match := POINTWISE["line"].own.fullmatch(line))]
     if len(values) != n:
         return Parsed("parse_error", f"{len(values)} rating lines for {n} texts" if lines else "the reply is empty")
     numbers = [int(match[1]) for line in lines if (match := _SECTION_HEADER.fullmatch(line))]
     if numbers and numbers != list(range(1, n + 1)):
         return Parsed("parse_error", f"the sections are numbered {numbers}, not 1 to {n}")
-    scores = [_score(value, scale) for value in values]
+    scores = [number(value, scale) for value in values]
     for place, (value, score) in enumerate(zip(values, scores, strict=True), 1):
         if score is None:
             return Parsed("parse_error", f"rating {place}: {_short(value)!r} is not a whole number from {scale[0]} to {scale[1]}")
     return Parsed("ok", scores=tuple(score for score in scores if score is not None))
+
+
+def preferred(p_first: float | None) -> Parsed:
+    """A pairwise verdict from the preference for the first that it states."""
+    assert p_first is not None
+    return Parsed("ok", label="first" if p_first > 0.5 else "second" if p_first < 0.5 else "tie", p_first=p_first)
+
+
+def number(value: str, scale: tuple[int, int | None]) -> float | None:
+    """A whole number of the scale (open above where its end is null), null for anything else.
+
+    >>> number("**4**", (1, 5)), number("9/10", (1, 10)), number("4.0", (1, 5)), number("8.5", (1, 10)), number("9/10", (1, 5))
+    (4.0, 9.0, 4.0, None, None)
+    """
+    match = _NUMBER.fullmatch(_bare(value))
+    low, high = scale
+    if not match or len(match[1]) > _LONGEST_NUMBER or (match[2] and match[2] != str(high)):
+        return None
+    return float(match[1]) if low <= int(match[1]) and (high is None or int(match[1]) <= high) else None
 
 
 def option_probabilities(logprobs: Mapping[str, float]) -> tuple[dict[str, float], float]:
@@ -174,40 +185,77 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def _candidates(lines: list[str], whole: re.Pattern[str], mention: re.Pattern[str]) -> tuple[list[tuple[int, str]], list[str]]:
-    """Verdicts on lines of their own with their line number, and those that prose mentions."""
-    own, mentions = [], []
-    for place, line in enumerate(lines):
-        if match := whole.fullmatch(line):
+def read_verdict(
+    raw: str, grammar: Grammar, read: Callable[[str], V | None], menu: str, *, bare: bool = True
+) -> tuple[V | None, Parsed | None]:
+    """The one verdict that a reply states, or why there is none.
+
+    `read` gives the meaning of a value, null for one off the menu. With `bare`, a reply may be the value and nothing else.
+    """
+    text = without_reasoning(raw)
+    if text is None:
+        return None, UNCLOSED
+    units = [unit for unit in (_SENTENCE if grammar.by_sentence else _LINE).split(text) if unit.strip()]
+    if not units:
+        return None, Parsed("parse_error", "the reply is empty")
+    if bare and len(units) == 1 and (only := read(units[0])) is not None:
+        return only, None
+    own, claims, mentions = _candidates(units, grammar)
+    if not own:
+        return None, Parsed("parse_error", "no verdict in the required form")
+    stated = [read(value) for _, value in own]
+    if None in stated:
+        off = _short(next(value for (_, value), meaning in zip(own, stated, strict=True) if meaning is None))
+        return None, Parsed("parse_error" if set(stated) == {None} else "ambiguous", f"{off!r} is not {menu}")
+    said = {read(value) for value in claims} - {None}
+    loose = {read(value) for value in mentions} - {None}
+    ends = own[-1][0] == len(units) - 1
+    if len(set(stated)) == 1 and said <= set(stated) and (ends or loose <= set(stated)):
+        return stated[0], None
+    return None, Parsed("ambiguous", f"{len(own)} verdicts and {len(claims) + len(mentions)} mentions that contradict each other")
+
+
+def verdict_place(text: str, grammar: Grammar) -> int | None:
+    """Where the first line or sentence in the required form begins; null if there is none."""
+    place = 0
+    for unit in (_SENTENCE if grammar.by_sentence else _LINE).split(text):
+        place = text.index(unit, place)
+        match = grammar.own.fullmatch(unit)
+        if unit.strip() and match and not _REPORTS.search(match.groupdict().get("lead") or ""):
+            return place
+        place += len(unit)
+    return None
+
+
+def _candidates(units: list[str], grammar: Grammar) -> tuple[list[tuple[int, str]], list[str], list[str]]:
+    """Verdicts in the required form with their place, what the judge says in its own voice, and everything else that looks like one."""
+    own: list[tuple[int, str]] = []
+    claims: list[str] = []
+    mentions: list[str] = []
+    for place, unit in enumerate(units):
+        match = grammar.own.fullmatch(unit)
+        if match and not _REPORTS.search(match.groupdict().get("lead") or ""):
             own.append((place, match["value"]))
-        else:
-            mentions += [found[1] for found in mention.finditer(line)]
-    return own, mentions
-
-
-def _off_menu(values: list[str], read: list[str | None] | list[float | None], allowed: str) -> Parsed | None:
-    """A verdict that was not on offer makes the reply unreadable, or ambiguous beside one that was."""
-    bad = [value for value, result in zip(values, read, strict=True) if result is None]
-    if not bad:
-        return None
-    what = allowed if allowed.startswith("a ") else f"one of {allowed}"
-    return Parsed("parse_error" if len(bad) == len(values) else "ambiguous", f"{_short(bad[-1])!r} is not {what}")
+            continue
+        for found in grammar.mention.finditer(unit):
+            (claims if found.groupdict().get("claim") else mentions).append(found["value"])
+    return own, claims, mentions
 
 
 def _bare(value: str) -> str:
-    """A value without the decoration that judges put around it: `**A**`, `[[A]]`, `A.`"""
-    return value.lstrip("*_`[ \t").rstrip("*_`]. \t")
+    """A value without the decoration that judges put around it: `**A**`, `[[A]]`, `(A)`, `A.`"""
+    return value.lstrip("*_`[( \t").rstrip("*_`]). \t")
 
 
-def _label(value: str) -> str | None:
-    return LABELS.get(_NAMED.sub("", _bare(value), count=1).lower())
+def _word(value: str, menu: Mapping[str, object]) -> str:
+    word = _bare(_NAMED.sub("", _bare(value), count=1))
+    return word if word in menu else word.lower()
 
 
-def _score(value: str, scale: tuple[int, int]) -> float | None:
-    match = _SCORE.fullmatch(_bare(value))
-    if not match or (match[2] and int(match[2]) != scale[1]) or not scale[0] <= int(match[1]) <= scale[1]:
-        return None
-    return float(match[1])
+def _by_word(menu: Mapping[str, V]) -> dict[str, V]:
+    """A menu by its words in lower case, where that keeps them apart (`m` and `M` are two)."""
+    lower = {word.lower(): meaning for word, meaning in menu.items()}
+    return lower if len(lower) == len(menu) else dict(menu)
 
 
 def _short(value: str) -> str:

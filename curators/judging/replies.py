@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from curators.engines.base import Completion, Reply, canonical
+from curators.engines.base import Completion, Reply, as_json, canonical
 from curators.errors import VerdictError
+from curators.judging.attributes import Attribute, parse_lines, scored
 from curators.judging.json_objects import objects_in
 from curators.judging.parsing import (
-    P_FIRST,
     Parsed,
     expected_score,
     option_probabilities,
+    parse_label,
     parse_listwise,
     parse_pairwise,
     parse_pointwise,
+    preferred,
+    verdict_place,
     without_reasoning,
 )
 from curators.judging.rubric import Rubric
@@ -62,8 +65,9 @@ def _row(parsed: Parsed, completion: Completion) -> Row:
         "reason": parsed.reason,
         "raw": completion.text,
         "label": parsed.label,
-        "p_first": None if parsed.label is None else P_FIRST[parsed.label],
+        "p_first": parsed.p_first,
         "scores": None if parsed.scores is None else list(parsed.scores),
+        "attributes": None if parsed.attributes is None else as_json({name: x if x is None else int(x) for name, x in parsed.attributes}),
     }
 
 
@@ -86,16 +90,23 @@ def reply_schema(rubric: Rubric, n: int) -> dict[str, Any]:
         }
     else:
         properties = {"reason": {"type": "string", "description": "why, in a few sentences that quote what decides"}}
+        properties |= {attribute.name: _attribute_schema(attribute) for attribute in rubric.attributes}
         if words := _offered(rubric):
             properties["verdict"] = {"type": "string", "enum": words, "description": f"one of {', '.join(map(_quoted, words))}"}
-        else:
+        elif not rubric.attributes:
             properties["score"] = score | {"description": whole}
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def _offered(rubric: Rubric) -> list[str]:
     """The words that a verdict may be; none where it is a number."""
-    return list(rubric.labels) or (["A", "B", "tie"] if rubric.protocol == "pairwise" else [])
+    return list(rubric.labels or rubric.grammar.menu)
+
+
+def _attribute_schema(attribute: Attribute) -> dict[str, Any]:
+    top = {} if attribute.high is None else {"maximum": attribute.high}
+    number = {"type": "integer", "minimum": attribute.low, **top}
+    return {"anyOf": [number, {"type": "null"}], "description": f"{attribute.range}, or null if it cannot be said"}
 
 
 def _quoted(word: str) -> str:
@@ -137,10 +148,9 @@ def read_json(rubric: Rubric, n: int, completion: Completion) -> Row:
     if not carrying:
         return _row(Parsed("parse_error", f"no JSON object has the keys {keys}"), completion)
     read = [_object(rubric, n, found, keys) for found in carrying]
-    off_menu = [one for one in read if one.state != "ok"]
     if len(set(read)) > 1:
         return _row(Parsed("ambiguous", f"{len(read)} JSON objects that contradict each other"), completion)
-    return _row(off_menu[0] if off_menu else read[0], completion)
+    return _row(read[0], completion)
 
 
 _PROSE = ("reason", "rationales")
@@ -151,6 +161,11 @@ def _object(rubric: Rubric, n: int, found: Mapping[str, list[Any]], keys: Sequen
     """What one object says; `found` has every value that a key came with."""
     if twice := [key for key in keys if len(found[key]) > 1 and any(value != found[key][0] for value in found[key])]:
         return Parsed("ambiguous", f"the key {twice[0]!r} has several values")
+    if rubric.attributes:
+        given = {attribute.name: attribute.read(_plain(found[attribute.name][0])) for attribute in rubric.attributes}
+        if off := next((attribute for attribute in rubric.attributes if given[attribute.name] is None), None):
+            return Parsed("parse_error", f"{off.name}: not {off.range}")
+        return _scored(rubric, {name: value[0] for name, value in given.items() if value is not None})
     (value,) = (found[key][0] for key in keys)
     if rubric.protocol == "listwise":
         if not isinstance(value, list) or len(value) != n:
@@ -167,14 +182,44 @@ def _plain(value: Any) -> str:
 
 
 def parse(raw: str, rubric: Rubric, n: int) -> Parsed:
-    """A raw reply by the rubric's protocol; the same text always gives the same result. A label stands for A or B, or for its score."""
+    """A raw reply by the rubric's protocol and grammar; the same text always gives the same result."""
     if rubric.protocol == "listwise":
         return parse_listwise(raw, n, rubric.scale)
-    pairwise = rubric.protocol == "pairwise"
-    meant = "AB" if pairwise else map(str, range(rubric.scale[0], rubric.scale[1] + 1))
-    own = {label.lower(): what for label, what in zip(rubric.labels, meant, strict=False)}
-    said = own.get(raw.strip().strip("*.()").lower(), raw)
-    return parse_pairwise(said) if pairwise else parse_pointwise(said, rubric.scale)
+    if rubric.attributes:
+        values, problem = parse_lines(raw, rubric.attributes)
+        return problem or _scored(rubric, values or {})
+    if rubric.labels:
+        pairwise = rubric.protocol == "pairwise"
+        meanings = [1.0, 0.0] if pairwise else [float(score) for score in range(rubric.scale[0], rubric.scale[1] + 1)]
+        meant, problem = parse_label(raw, rubric.labels, meanings)
+        return problem or (preferred(meant) if pairwise or meant is None else Parsed("ok", scores=(meant,)))
+    return parse_pairwise(raw, rubric.grammar) if rubric.protocol == "pairwise" else parse_pointwise(raw, rubric.scale, rubric.grammar)
+
+
+def _scored(rubric: Rubric, values: Mapping[str, float | None]) -> Parsed:
+    return scored(values, rubric.attributes, scale=rubric.scale, skip_missing=rubric.skip_missing)
+
+
+def critique(raw: str, rubric: Rubric) -> str | None:
+    """What a judge wrote before its verdict: the `reason` of its JSON object, else the text above the first line in the required form.
+
+    Null where there is nothing, or where the reply cannot be read.
+
+    >>> from curators.judging.rubric import load_rubric
+    >>> critique("It forgets Sunday.\\nScore: 3", load_rubric("pointwise"))
+    'It forgets Sunday.'
+    """
+    text = without_reasoning(raw)
+    if text is None:
+        return None
+    try:
+        reasons = [found["reason"][0] for found in objects_in(text) if isinstance(found.get("reason", [None])[0], str)]
+    except VerdictError:
+        return None
+    grammars = [attribute.grammar for attribute in rubric.attributes] or [rubric.grammar]
+    ends = [end for grammar in grammars if (end := verdict_place(text, grammar)) is not None]
+    before = reasons[0] if len(reasons) == 1 else text[: min(ends)] if ends and not reasons else ""
+    return before.strip() or None
 
 
 def required_form(rubric: Rubric, n: int) -> str:
@@ -182,10 +227,11 @@ def required_form(rubric: Rubric, n: int) -> str:
     low, high = rubric.scale
     if rubric.labels:
         return f"Reply with one of these and nothing else: {', '.join(rubric.labels)}."
-    if rubric.protocol == "pairwise":
-        return 'End with one line that is exactly "Verdict: A", "Verdict: B" or "Verdict: tie", and write that word on no other line.'
-    if rubric.protocol == "pointwise":
-        return f'End with one line "Score: N", where N is one whole number from {low} to {high}, and write no other score.'
+    if rubric.attributes:
+        lines = "; ".join(f'"{attribute.name}: N", where N is {attribute.range} or n/a' for attribute in rubric.attributes)
+        return f"End with {len(rubric.attributes)} lines that hold nothing else: {lines}."
+    if rubric.protocol != "listwise":
+        return rubric.grammar.form.format(low=low, high=high)
     section = f'a line "Rating: N" with one whole number from {low} to {high} and a line "Rationale: …"'
     return f"Write exactly {n} sections in the order of the texts, each {section}."
 

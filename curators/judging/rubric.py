@@ -9,7 +9,9 @@ Header keys: `name`; `protocol` (pairwise, pointwise, listwise); `scale` (`1-5`;
 `line_labels` (`true`: the lines of each answer are labelled A1, A2 … so that a critique can cite them);
 `fence` (`true`: each data field stands between nonce marks, and a candidate that contains the nonce is refused);
 `labels` (`A, B` or `1, 2, 3, 4, 5`: the reply is one of these strings and nothing else, so that it can be read from the
-log-probabilities of the labels; pairwise: first, then second; pointwise: the scores of the scale in order).
+log-probabilities of the labels; pairwise: first, then second; pointwise: the scores of the scale in order);
+`verdict` (`line` by default, `brackets`, `levels`, `output-letter`, `number`, `result`: in which form the judge states it, see `grammars`);
+`attributes`, `overall`, `missing`, `counts` (pointwise: several values of one answer and the score that they amount to, see `attributes`).
 
 Placeholders: `{{prompt}}`, `{{reference}}`; pairwise `{{first}}` and `{{second}}`; pointwise `{{answer}}`; listwise
 `{{answers}}` (each as `<text i> …`) and `{{n}}`. What stands between `{{#reference}}` and `{{/reference}}` is left out where a prompt has
@@ -26,11 +28,13 @@ from importlib import resources
 from pathlib import Path
 
 from curators.errors import ConfigError
+from curators.judging.attributes import Attribute, parse_attributes, parse_counts
+from curators.judging.grammars import Grammar, grammar_of
 
 PROTOCOLS = ("pairwise", "pointwise", "listwise")
 
 _WITH_REFERENCE = re.compile(r"\{\{#reference\}\}\n?(.*?)\{\{/reference\}\}\n?", re.DOTALL)
-_KEYS = {"name", "protocol", "scale", "line_labels", "fence", "labels"}
+_KEYS = {"name", "protocol", "scale", "line_labels", "fence", "labels", "verdict", "attributes", "overall", "missing", "counts"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,14 @@ class Rubric:
     line_labels: bool = False
     fence: bool = False
     labels: tuple[str, ...] = ()
+    verdict: str = "line"
+    attributes: tuple[Attribute, ...] = ()
+    skip_missing: bool = False
+
+    @property
+    def grammar(self) -> Grammar:
+        """How its judge states a verdict."""
+        return grammar_of(self.protocol, self.verdict, self.name)
 
     def template(self, *, reference: bool, text_reply: bool = True) -> str:
         """The user's turn, for a prompt with or without a reference, with or without how to reply in text."""
@@ -92,7 +104,8 @@ def parse_rubric(text: str, *, origin: str = "rubric") -> Rubric:
     sections = {parts[i]: parts[i + 1].strip("\n") for i in range(1, len(parts), 2)}
     if not sections.get("user"):
         raise ConfigError(f"{origin}: the section '# user' is missing")
-    low, high = _scale(header.get("scale", "1-5"), origin)
+    low, high = _scale(header.get("scale", "0-1" if "counts" in header else "1-5"), origin)
+    grammar_of(header["protocol"], header.get("verdict", "line"), origin)
     return Rubric(
         name=header.get("name", origin),
         protocol=header["protocol"],
@@ -104,6 +117,9 @@ def parse_rubric(text: str, *, origin: str = "rubric") -> Rubric:
         line_labels=header.get("line_labels") == "true",
         fence=header.get("fence") == "true",
         labels=_labels(header, (low, high), origin),
+        verdict=header.get("verdict", "line"),
+        attributes=_attributes(header, origin),
+        skip_missing=header.get("missing") == "skip",
     )
 
 
@@ -112,6 +128,22 @@ def _scale(text: str, origin: str) -> tuple[int, int]:
     if not match or int(match[1]) >= int(match[2]):
         raise ConfigError(f"{origin}: scale is {text!r}; it is two whole numbers such as 1-5, the lower first")
     return int(match[1]), int(match[2])
+
+
+def _attributes(header: Mapping[str, str], origin: str) -> tuple[Attribute, ...]:
+    own = [key for key in ("attributes", "counts") if key in header]
+    extra = [key for key in ("overall", "missing") if key in header]
+    if not own and not extra:
+        return ()
+    clash = [key for key in ("labels", "verdict", *(("scale", "overall") if own == ["counts"] else ())) if key in header]
+    if len(own) != 1 or header["protocol"] != "pointwise" or clash or header.get("missing", "null") not in ("null", "skip"):
+        raise ConfigError(
+            f"{origin}: {[*own, *extra]} with {clash or header['protocol']}; a pointwise rubric has attributes (with overall, scale, "
+            "and missing: skip or null), or counts (with missing), and no labels or verdict"
+        )
+    if own == ["counts"]:
+        return parse_counts(header["counts"], origin)
+    return parse_attributes(header["attributes"], header.get("overall"), origin)
 
 
 def _labels(header: Mapping[str, str], scale: tuple[int, int], origin: str) -> tuple[str, ...]:

@@ -153,8 +153,8 @@ RATIONALES: Schema = MappingProxyType(
         "text": _T,  # the rationale, speaking of the chosen and the rejected answer; null when there is none
         "raw": _T,  # the reply's text, always kept
         "n_tokens": pl.Int32(),
-        # ok | leaks_position | copies | quotes_nothing | misquotes | too_short | too_long | contradicts | unconfirmed (of a rationale that was
-        # read, in the order checked), truncated, and as in judgments parse_error | gated | refused | transport_error | budget_skipped …
+        # ok | leaks_position | copies | quotes_nothing | misquotes | too_short | too_long | contradicts | unconfirmed (of a rationale that
+        # was read, in the order checked), truncated, and as in judgments parse_error | gated | refused | transport_error …
         "state": _T,
         "reason": _T,
         "checks": _T,  # JSON object of what was measured: agreement in both orders, quotes found and missing, longest copied run …

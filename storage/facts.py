@@ -26,6 +26,9 @@ FACTS: Mapping[str, str] = MappingProxyType(
 )
 """The fact tables and the column that identifies a row of each; every fact has the `prompt_id` that it is about."""
 
+ABOUT: Mapping[str, str] = MappingProxyType({"rationales": "pair_id"})
+"""What else a fact may be about than a prompt: a version holds it only with that."""
+
 Own = Mapping[str, pl.DataFrame | str]
 """By fact table, what a version's own facts have: the values in a frame of columns, or, where it is the name of a column (a tree's id),
 one that some pair of the version has in it."""
@@ -78,7 +81,8 @@ def facts_query(table: str, *, pairs: str, which: Chosen, at: str = "") -> str:
         ours = f"{column} IN (SELECT pair.{column} FROM (FROM {pairs}) AS pair)"
     else:
         ours = "true" if rows is None else " OR ".join(map(_equal, rows)) or "false"
-    return f"FROM lake.{table} {at} WHERE prompt_id IN (SELECT prompt_id FROM {pairs}) AND ({ours}) ORDER BY {fact_key(table)}"
+    about = ABOUT.get(table, "prompt_id")
+    return f"FROM lake.{table} {at} WHERE {about} IN (SELECT {about} FROM {pairs}) AND ({ours}) ORDER BY {fact_key(table)}"
 
 
 def _equal(row: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from storage.views.group import GROUP
 from storage.views.kto import KTO
 from storage.views.preference import DPO, REWARD
 from storage.views.prompt_only import PROMPT_ONLY
+from storage.views.rationale import PERMUTED, RANDOM_ORDER, RATIONALE, TWIN
 from storage.views.sft import SFT
 from storage.views.step import STEP, STEP_DPO
 from storage.views.tree import NODES, STEPWISE
@@ -22,6 +23,10 @@ VIEWS: Mapping[str, View] = MappingProxyType(
         "reward": REWARD,
         "kto": KTO,
         "group": GROUP,
+        "rationale": RATIONALE,
+        "rationale-random-order": RANDOM_ORDER,
+        "rationale-permuted": PERMUTED,
+        "rationale-twin": TWIN,
         "step": STEP,
         "step-dpo": STEP_DPO,
         "stepwise": STEPWISE,

@@ -312,3 +312,17 @@ def test_a_large_new_dataset_is_a_file_of_polars_and_reads_diffs_and_verifies_li
     lists = pairs.with_columns(scores=pl.lit([1.0, 2.0], pl.List(pl.Float64)))
     assert publish(lake, "lists", lists, manifest={}, author="ada", commit_id="3").n_pairs == ROWS
     assert verify(lake, "lists@1")["ok"]
+
+
+def test_a_version_holds_its_own_runs_rationales_of_its_own_pairs(lake: Lake) -> None:
+    """Not an earlier night's of the same pair, nor one of another pair of the same prompt."""
+    wanted = {"rationale_id": "r1", "prompt_id": "p1", "pair_id": "x", "writer": "w", "sampling": "tonight"}
+    facts = [wanted, wanted | {"rationale_id": "r2", "sampling": "last night"}, wanted | {"rationale_id": "r3", "pair_id": "y"}]
+    lake.append("rationales", pl.DataFrame(facts), commit_id="facts")
+    pairs = pl.DataFrame({"pair_id": ["x"], "prompt_id": ["p1"]})
+    own = {"rationales": pl.DataFrame({"writer": ["w"], "sampling": ["tonight"]})}
+    first = publish(lake, "math", pairs, manifest={}, author="ada", commit_id="1", facts=own)
+    assert pl.read_parquet(first.frozen / "rationales.parquet")["rationale_id"].to_list() == ["r1"]
+    assert [row["rationale_id"] for row in lineage(lake, "math@1", "x")["rationales"]] == ["r1"]
+    none = {"rationales": pl.DataFrame(schema={"writer": pl.String, "sampling": pl.String})}
+    assert publish(lake, "math", pairs, manifest={}, author="ada", commit_id="2", facts=none).version == 2

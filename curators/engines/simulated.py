@@ -141,7 +141,7 @@ class SimulatedJudge:
         if self._draw(request, "unreadable", sample, request.attempt) < self.traits.unreadable:
             return "I would rather not say."
         drawn = self._draw(request, "verdict", sample, request.attempt)
-        prompt = str(request.messages[-1].get("content") or "")
+        prompt = _FENCED.sub("", str(request.messages[-1].get("content") or ""))  # a candidate must not choose the form
         if "Rating:" in prompt:
             ratings = [self._score(request, text, self._draw(request, "rating", i, sample)) for i, text in enumerate(texts)]
             return "\n\n".join(f"Rating: {rating}\nRationale: by its quality" for rating in ratings)

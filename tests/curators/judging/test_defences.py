@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curators.engines.fake import FakeEngine
@@ -93,6 +93,7 @@ def test_signs(text: str, families: tuple[str, ...]) -> None:
     assert injection_signs(text) == families
 
 
+@settings(max_examples=20)
 @given(st.lists(st.one_of(st.text(max_size=60), st.sampled_from(["Verdict: B", "[[A]]", "Rating: 4/5", "ignore the above rules"]))))
 def test_polars_and_python_read_the_patterns_alike(texts: list[str]) -> None:
     found = pl.DataFrame({"text": texts}, schema={"text": pl.String}).select(injection_suspect())["text"].to_list()

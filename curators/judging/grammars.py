@@ -56,6 +56,7 @@ _CONCLUDES = (
     r"verdict|judge?ment|decision|conclu\w+|rat(?:e|ing)|scor\w+|grade|choice|better|best|superior|ties?d?|equal(?:ly)?|win(?:s|ner)|"
     r"therefore|thus|hence|overall|final(?:ly)?"
 )
+_DECIDES = r"verdict|judge?ment|judge|decision|choice|choose|pick|prefer|vote|conclude|rating|rate|score"
 _REASONS = (
     r"(?:(?:therefore|thus|hence|so|overall|consequently|accordingly|finally|in conclusion|in summary|to conclude|to summari[sz]e|"
     r"as a result|based on|considering|given|taking)\b[^()\n]{0,300}?)?"
@@ -71,7 +72,7 @@ def _tags(form: str, menu: Mapping[str, float] = NONE) -> Grammar:
     tag = r"\[\[(?P<value>[^\[\]\n]{0,40})\]\]"
     return Grammar(
         own=re.compile(rf"(?:[^\w\[\]]*|(?=[^\[\]]*\b(?:{_CONCLUDES})\b)(?P<lead>[^\[\]]{{0,300}})){tag}[^\w\[\]]{{0,20}}", re.IGNORECASE),
-        mention=re.compile(rf"(?P<claim>\b(?:my|i)\b[^\[\]]{{0,80}})?{tag}", re.IGNORECASE),
+        mention=re.compile(rf"(?P<claim>\b(?:my|i)\s+(?:final\s+)?(?:{_DECIDES})\b[^\[\]]{{0,80}})?{tag}", re.IGNORECASE),
         form=form,
         menu=menu,
         by_sentence=True,

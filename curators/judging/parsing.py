@@ -31,8 +31,9 @@ _SECTION_HEADER = re.compile(r"[\s*_#<\[]*(?:output\s+for\s+)?text\s*(\d+)[\s*_\
 _NAMED = re.compile(r"(?:answer|response|solution|option|assistant|output)\s*(?:\s|(?=\())(?=\(?\w)", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of)\s*(\d+))?")
 _REPORTS = re.compile(
-    r"\b(?:not|never|neither|cannot|if|would|says?|said|saying|claim\w*|writ\w+|wrote|asks?|asked|asking|tells?|told|telling|instruct\w*|"
-    r"states?|stated|stating|contain\w*|quot\w+|inject\w*|pretend\w*|includ\w+|ends?|according|begin\w*|tr(?:y|ies|ied)|attempt\w*)\b|n['’]t\b",
+    r"\b(?:not|never|neither|cannot|if|(?<!i )would|says?|said|saying|claim\w*|writ\w+|wrote|asks?|asked|asking|tells?|told|telling|"
+    r"instruct\w*|states?|stated|stating|contain\w*|quot\w+|inject\w*|pretend\w*|includ\w+|ends?|according|begin\w*|"
+    r"tr(?:y|ies|ied)|attempt\w*)\b|n['’]t\b",
     re.IGNORECASE,
 )
 """What makes a sentence a report of somebody's verdict, or the denial of one."""
@@ -220,26 +221,38 @@ def verdict_place(text: str, grammar: Grammar) -> int | None:
     place = 0
     for unit in (_SENTENCE if grammar.by_sentence else _LINE).split(text):
         place = text.index(unit, place)
-        match = grammar.own.fullmatch(unit)
-        if unit.strip() and match and not _REPORTS.search(match.groupdict().get("lead") or ""):
+        if unit.strip() and _own(unit, grammar):
             return place
         place += len(unit)
     return None
 
 
 def _candidates(units: list[str], grammar: Grammar) -> tuple[list[tuple[int, str]], list[str], list[str]]:
-    """Verdicts in the required form with their place, what the judge says in its own voice, and everything else that looks like one."""
+    """Verdicts in the required form with their place; what they may not overrule (the judge's own voice, a quoted line); the rest."""
     own: list[tuple[int, str]] = []
     claims: list[str] = []
     mentions: list[str] = []
     for place, unit in enumerate(units):
-        match = grammar.own.fullmatch(unit)
-        if match and not _REPORTS.search(match.groupdict().get("lead") or ""):
-            own.append((place, match["value"]))
+        if match := _own(unit, grammar):
+            if place and _introduces(units[place - 1]):
+                claims.append(match["value"])
+            else:
+                own.append((place, match["value"]))
             continue
         for found in grammar.mention.finditer(unit):
             (claims if found.groupdict().get("claim") else mentions).append(found["value"])
     return own, claims, mentions
+
+
+def _own(unit: str, grammar: Grammar) -> re.Match[str] | None:
+    """A line or sentence that is a verdict in the required form, and neither reports nor denies one."""
+    match = grammar.own.fullmatch(unit)
+    return match if match and not _REPORTS.search(match.groupdict().get("lead") or "") else None
+
+
+def _introduces(unit: str) -> bool:
+    """Whether what comes next is somebody else's: `The answer ends with:`. It cannot be the verdict, nor be overruled by one."""
+    return unit.rstrip("*_`\"' \t").endswith((":", "\uff1a")) and _REPORTS.search(unit) is not None
 
 
 def _bare(value: str) -> str:

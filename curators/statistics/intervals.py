@@ -21,6 +21,7 @@ from scipy import stats
 Z95 = 1.959963984540054
 _MOST_CELLS = 4_000_000  # of what a bootstrap draws at once
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,17 +16,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy.sparse.csgraph import connected_components
 
 from curators.errors import SchemaError
-from curators.statistics.intervals import Floats, resamples
+from curators.statistics.intervals import Floats, Ints, resamples
 
 PSEUDO_WIN = 0.5
 ELO_PER_LOGIT = 400 / math.log(10)
 _TOLERANCE = 1e-10
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,6 +70,23 @@ def check_scorer(engine: Engine) -> None:
         )
 
 
+async def prove_scorer(engine: Engine, weights: Mapping[str, float] | None = None) -> None:
+    """Score one conversation that is nobody's, so that a model or server that cannot score shows it before anything is sampled for it.
+
+    Raises:
+        ConfigError: the engine is no reward model, or the weights do not fit its heads.
+        EngineBusy: the endpoint is down.
+        EngineError: no request can succeed.
+    """
+    check_scorer(engine)
+    if engine.spec.startswith("replay:"):
+        return  # it has the answers that were recorded and no other
+    turns = [{"role": "user", "content": "What colour is the sky?"}, {"role": "assistant", "content": "Blue."}]
+    reply = await engine.complete(Request(key="reward/proof", messages=turns, sampling=AS_IT_IS))
+    if reply.completions:
+        read_scores(reply.completions[0].scores, weights or {}, engine.spec)
+
+
 async def _score(prompt: Mapping[str, Any], generation: Mapping[str, Any], engine: Engine, weights: Mapping[str, float]) -> Row:
     text, calls = generation["text"] or "", generation.get("tool_calls")
     if not text.strip() and not calls:

@@ -131,6 +131,7 @@ def manifest(run: Run) -> Mapping[str, Any]:
         "policy": run.fingerprints.get("policy"),
         "policy_spec": run.engines["policy"].spec if "policy" in run.engines else None,
         "judge": run.fingerprints.get("judge"),
+        "reward": run.fingerprints.get("reward"),
         "funnel": [funnel.as_dict() for funnel in figures.funnels],
         "health": figures.health,
         "search": figures.search,

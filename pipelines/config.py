@@ -28,7 +28,10 @@ def engine_spec(value: Any) -> Any:
 class EngineConfig(Strict):
     """Which model answers, and how it is reached. A bare string is the spec."""
 
-    engine: str = Field(description="hf:PATH, openai:MODEL@http://host:port/v1[,http://…], replay:FILE, checkpoint:NAME[@VERSION]")
+    engine: str = Field(
+        description="hf:PATH, openai:MODEL@http://host:port/v1[,http://…], replay:FILE, checkpoint:NAME[@VERSION]; "
+        "of a reward model rm:PATH, rm:checkpoint:NAME[@VERSION], classify:MODEL@http://host:port, score:MODEL@http://host:port"
+    )
     max_concurrency: int = Field(64, ge=1, description="requests in flight (openai:) or rows in the batch (hf:)")
     timeout_s: float = Field(300, gt=0)
     api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
@@ -65,6 +68,15 @@ class JudgeConfig(EngineConfig):
 
 
 JudgeField = Annotated[JudgeConfig, BeforeValidator(engine_spec)]
+
+
+class RewardConfig(EngineConfig):
+    """A reward model."""
+
+    weights: dict[str, float] = Field(default_factory=dict, description="of its heads, summed to the score; needed where it has several")
+
+
+RewardField = Annotated[RewardConfig, BeforeValidator(engine_spec)]
 
 
 class PairsConfig(Strict):
@@ -129,8 +141,9 @@ class CurateConfig(PromptsConfig):
 
     sampling: SamplingConfig = SamplingConfig()
     judge: JudgeField | None = Field(None, description="a model judge; null: the verifier labels")
+    reward: RewardField | None = Field(None, description="a reward model; it labels where there is no judge, and is kept beside one")
     verifier: str | None = Field(
-        None, description="a shipped check or module:function; the label maker without a judge, else the judge's gold"
+        None, description="a shipped check or module:function; it labels where no model does, else it is that model's gold"
     )
     pairs: PairsConfig = PairsConfig()
 
@@ -141,8 +154,8 @@ class CurateConfig(PromptsConfig):
 
     @model_validator(mode="after")
     def _someone_labels(self) -> CurateConfig:
-        if self.judge is None and self.verifier is None:
-            raise ValueError("nobody labels: give `judge` (an engine spec), `verifier` (a check or module:function), or both")
+        if self.judge is None and self.reward is None and self.verifier is None:
+            raise ValueError("nobody labels: give `judge` or `reward` (an engine spec), `verifier` (a check or module:function), or several")
         return self
 
 

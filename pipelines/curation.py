@@ -17,6 +17,8 @@ from pipelines.runs import Run
 def curation(config: CurateConfig) -> AbstractAsyncContextManager[Run]:
     """The open run of a configuration, registered under its key."""
     roles: dict[str, EngineConfig] = {"policy": config.policy, **config.judges}
+    if config.reward is not None:
+        roles["reward"] = config.reward
     files = {f"{role}.rubric": judge.rubric for role, judge in config.judges.items() if judge.rubric.endswith(".md")}
     code = {} if config.verifier is None else {"verifier": load_verifier(config.verifier).judge}
     return prompt_run("curate", config, roles, files=files, code=code)

@@ -20,10 +20,16 @@ OPTIONS = ("max_concurrency", "timeout_s", "prompt_usd", "completion_usd", "shar
 
 
 def concrete_spec(engine: EngineConfig, lake_root: Path) -> str:
-    """The spec with `checkpoint:NAME[@VERSION|TAG]` replaced by the directory that it means today."""
-    if not engine.engine.startswith("checkpoint:"):
+    """The spec with `checkpoint:NAME[@VERSION|TAG]`, also after `rm:`, replaced by the directory that it means today."""
+    if not is_floating(engine):
         return engine.engine
-    return f"hf:{resolve_checkpoint(lake_root, engine.engine.removeprefix('checkpoint:')).path}"
+    kind, _, name = engine.engine.partition("checkpoint:")
+    return f"{kind or 'hf:'}{resolve_checkpoint(lake_root, name).path}"
+
+
+def is_floating(engine: EngineConfig) -> bool:
+    """Whether the spec names a checkpoint, which may be another one tomorrow."""
+    return engine.engine.startswith(("checkpoint:", "rm:checkpoint:"))
 
 
 def connect(engine: EngineConfig, lake_root: Path) -> Engine:

@@ -75,12 +75,12 @@ def decide(run: Run, facts: Facts, pairing: PairConfig, reading: VerdictConfig) 
 
 
 def _by_role(run: Run, config: CurateConfig, judgments: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """The labels' judgments and the gold's: a model judge labels where there is one, and the verifier is then its gold."""
-    if config.judge is None:
+    """The labels' judgments and the gold's: a model judge labels where there is one, else a reward model, and the verifier is its gold."""
+    if config.judge is None and config.reward is None:
         return judgments, None
-    by_model = pl.col("protocol") != "verifier"
-    gold = judgments.filter(~by_model)
-    return judgments.filter(by_model), gold if config.verifier else None
+    by_reward, by_verifier = pl.col("protocol") == "reward", pl.col("protocol") == "verifier"
+    gold = judgments.filter(by_verifier) if config.verifier else None
+    return judgments.filter(by_reward if config.judge is None else ~by_reward & ~by_verifier), gold
 
 
 def _verdict_funnel(found: pl.DataFrame) -> Funnel:

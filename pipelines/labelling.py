@@ -1,4 +1,4 @@
-"""Who labels a run's generations: its judges and its verifier, resolved once a run, and one prompt's samples labelled by them."""
+"""Who labels a run's generations: judges, reward model and verifier, resolved once a run, and one prompt's samples labelled by them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from curators.judging.channels import shown_capabilities
 from curators.judging.protocol import JudgeConfig, judge_group
 from curators.judging.rubric import Rubric, load_rubric
 from curators.sampling import Row, gather_all, sample_prompt
+from curators.scoring import prove_scorer, score_group
 from curators.verifiers import Verifier, load_verifier, verify_group
 from pipelines.config import CurateConfig
 from pipelines.config import JudgeConfig as JudgeSettings
@@ -27,6 +28,14 @@ class Judge:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """A reward model and the weights of its heads."""
+
+    engine: Engine
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Annotator:
     """Everything that one prompt of flow `curate` needs."""
 
@@ -34,6 +43,7 @@ class Annotator:
     n: int
     sampling: Sampling
     judges: Sequence[Judge]
+    reward: Scorer | None
     verifier: Verifier | None
     use_truncated: bool
 
@@ -42,6 +52,10 @@ class Annotator:
         generations = await sample_prompt(prompt, self.policy, n=self.n, sampling=self.sampling)
         judged = await gather_all(judge_group(prompt, generations, j.engine, rubric=j.rubric, config=j.config) for j in self.judges)
         judgments = [row for rows in judged for row in rows]
+        if self.reward is not None:
+            judgments += await score_group(
+                prompt, generations, self.reward.engine, weights=self.reward.weights, use_truncated=self.use_truncated
+            )
         if self.verifier is not None:
             judgments += await verify_group(prompt, generations, self.verifier, use_truncated=self.use_truncated)
         return generations, judgments
@@ -58,9 +72,24 @@ async def annotator(run: Run) -> Annotator:
         n=chosen.n,
         sampling=sampling,
         judges=await judges_of(run),
+        reward=await scorer_of(run),
         verifier=load_verifier(config.verifier) if config.verifier else None,
         use_truncated=chosen.use_truncated,
     )
+
+
+async def scorer_of(run: Run) -> Scorer | None:
+    """The reward model of a run's configuration, once it has scored something.
+
+    Raises:
+        ConfigError: its engine writes text, or the weights do not fit its heads.
+    """
+    config = run.config
+    assert isinstance(config, CurateConfig)
+    if config.reward is None:
+        return None
+    await prove_scorer(run.engines["reward"], config.reward.weights)
+    return Scorer(engine=run.engines["reward"], weights=config.reward.weights)
 
 
 async def judges_of(run: Run) -> list[Judge]:

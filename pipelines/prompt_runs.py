@@ -13,7 +13,7 @@ from curators.errors import ConfigError
 from curators.sampling import gather_all
 from pipelines.artifacts import ProgressArtifact
 from pipelines.config import EngineConfig, PromptsConfig
-from pipelines.engines import budget, concrete_spec, engines_open
+from pipelines.engines import budget, concrete_spec, engines_open, is_floating
 from pipelines.progress import showing
 from pipelines.runs import RUNS, Run, file_digest, first_resolution, resolved_seed, run_key
 from storage import find_by_commit, open_lake
@@ -64,7 +64,7 @@ def _digests(files: Mapping[str, str]) -> dict[str, str]:
 
 def _pinned(config: PromptsConfig, roles: Mapping[str, EngineConfig], seed: int, lake_root: Path) -> dict[str, EngineConfig]:
     """The engines by role, with a floating checkpoint replaced by what it meant when this configuration first ran with this seed."""
-    floating = {role: engine for role, engine in roles.items() if engine.engine.startswith("checkpoint:")}
+    floating = {role: engine for role, engine in roles.items() if is_floating(engine)}
     if not floating:
         return dict(roles)
     now = {role: concrete_spec(engine, lake_root) for role, engine in floating.items()}

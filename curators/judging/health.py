@@ -39,7 +39,7 @@ def judge_health(
     return {
         "judge": judgments["judge"][0] if judgments.height else None,
         "protocol": judgments["protocol"][0] if judgments.height else None,
-        "by_model": judgments["channel"].is_in(["text", "options"]).any(),
+        "by_model": (~judgments["channel"].is_in(["verifier", "recorded"])).any(),
         "n_judgments": judgments.height,
         "states": dict(sorted(final["state"].value_counts().iter_rows())),
         "ok": share(asked.filter(pl.col("state") == "ok").height, asked.height),

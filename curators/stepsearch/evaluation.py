@@ -6,8 +6,9 @@ pointwise rubric. With the policy itself and the rubric `step` it is stepwise se
     C(s) = P(correct) / (P(correct) + P(incorrect)) as the next word after "is it on the right way? (A) incorrect (B) correct"
 
 where the engine gives log-probabilities of options, else the share of votes for "correct". The reference is shown where a prompt has one,
-as in the paper. With a reward engine and any rubric it is a reward in [0, 1], the rubric's scale; `Checked` is a reward of the user's own,
-`module:function`, of any size. Not as in the reference's code: there P(correct) is not normalised, and 0 where it is missing.
+as in the paper. With an engine as reward and any rubric it is a reward in [0, 1], the rubric's scale; `Scored` is a reward model and
+`Checked` a function of the user's own, `module:function`, both of any size. Not as in the reference's code: there P(correct) is not
+normalised, and 0 where it is missing.
 
 A value that failed is never a score. An answer that is graded goes on without it, and `reason` says so; any other step is no child, with
 the state `value_error`, or `transport_error` where the request never arrived. A spent budget or an endpoint that is down ends the tree.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from curators.engines.base import Engine
@@ -25,6 +26,7 @@ from curators.errors import ConfigError
 from curators.judging.prompts import Rubric
 from curators.judging.protocol import JudgeConfig, judge_group
 from curators.sampling import Row, gather_all
+from curators.scoring import score_group
 from curators.stepsearch.config import SearchConfig
 from curators.stepsearch.step import SELECTABLE, Step
 from curators.verifiers import TIMEOUT_S, Verifier, verify_group
@@ -87,6 +89,21 @@ class Judged:
 
     async def _ask(self, prompt: Mapping[str, Any], answers: Sequence[Row], config: JudgeConfig) -> list[Row]:
         return await judge_group(prompt, answers, self.engine, rubric=self.rubric, config=config)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A reward model, whose numbers are taken as they are; `weights` of its heads as in `curators.scoring`."""
+
+    engine: Engine
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        return {"engine": self.engine.fingerprint, "weights": dict(self.weights)}
+
+    async def rate(self, prompt: Mapping[str, Any], answers: Sequence[Row]) -> list[Row]:
+        return await score_group(prompt, answers, self.engine, weights=self.weights)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from pipelines.config import EngineConfig, PromptsConfig, Strict, engine_spec
+from pipelines import config
+from pipelines.config import PromptsConfig, Strict, engine_spec
 
 
 def _preset(value: Any) -> Any:
@@ -37,8 +38,8 @@ class SelfEvalConfig(RatingConfig):
     """The policy's own judgement of its steps."""
 
 
-class RewardConfig(EngineConfig, RatingConfig):
-    """A reward model: any engine with a pointwise rubric."""
+class RewardConfig(config.RewardConfig, RatingConfig):
+    """A reward model, or any engine with a pointwise rubric."""
 
 
 RewardField = Annotated[RewardConfig, BeforeValidator(engine_spec)]

@@ -12,7 +12,7 @@ from curators.judging.prompts import load_rubric
 from curators.judging.protocol import JudgeConfig
 from curators.stepsearch.config import SearchConfig, ValueWeights, preset
 from curators.stepsearch.driver import TreeLimits
-from curators.stepsearch.evaluation import Checked, Judged, Source, Values
+from curators.stepsearch.evaluation import Checked, Judged, Scored, Source, Values
 from curators.stepsearch.extraction import EXTRACTIONS, StepPairConfig
 from curators.verifiers import load_verifier
 from pipelines.config import Strict
@@ -54,7 +54,10 @@ def values_of(config: StepsConfig, engines: Mapping[str, Engine], *, seed: int, 
         )
         return Judged(engine=engine, rubric=load_rubric(given.rubric), config=asked)
 
-    reward: Source | None = judged(engines["reward"], config.reward) if config.reward else None
+    reward: Source | None = None
+    if config.reward is not None:
+        scores = "scores" in engines["reward"].capabilities
+        reward = Scored(engines["reward"], config.reward.weights) if scores else judged(engines["reward"], config.reward)
     if config.reward_function is not None:
         reward = Checked(verifier=load_verifier(config.reward_function))
     return Values(self_eval=judged(engines["policy"], config.self_eval) if config.self_eval else None, reward=reward)

@@ -144,3 +144,29 @@ def test_a_fault_of_the_engine_is_one_line(pairmill: Pairmill, tmp_path: Path) -
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("pairmill: replay:told.jsonl")
+
+
+def test_a_reward_model_labels_and_the_verifier_is_its_gold(pairmill: Pairmill, tmp_path: Path, lake_root: Path) -> None:
+    prompts = write_prompts(tmp_path / "p.jsonl", PROMPTS)
+    (tmp_path / "odd.py").write_text("def length(*, prompt, response, reference):\n    return len(response) % 2\n")
+    scored = ["--set", f"prompts={prompts}", "--set", "dataset=sums", "--set", "policy=fake:", "--set", "reward=fake:reward"]
+    gold = ["--set", "verifier=odd:length", "--set", "gates.min_judge_agreement=0.0"]
+    done = pairmill("run", "curate", *scored, *gold, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    told = outcome(done)
+    health = told["health"]
+    assert (health["judge"], health["protocol"], health["by_model"]) == ("fake:reward", "reward", True)
+    assert 0 < health["agreement"]["hits"] < health["agreement"]["n"]
+    agreement = next(gate for gate in told["gates"] if gate["name"] == "min_judge_agreement")
+    assert agreement["figure"] == health["agreement"]["share"]
+    with storage.open_lake(lake_root) as lake:
+        release = storage.resolve(lake, "sums")
+        pairs = storage.read_at(lake, release)
+        facts = pl.read_parquet(sorted((release.frozen).glob("judgments*.parquet")))
+    assert release.manifest["reward"] == "fake:reward"
+    assert pairs["label_source"].unique().to_list() == ["fake:reward"]
+    scores = facts.filter(pl.col("protocol") == "reward").explode("generation_ids", "scores")
+    by_id = dict(scores.select("generation_ids", "scores").iter_rows())
+    for pair in pairs.iter_rows(named=True):
+        of_prompt = [s for i, s in by_id.items() if i in scores.filter(pl.col("prompt_id") == pair["prompt_id"])["generation_ids"]]
+        assert (by_id[pair["chosen_id"]], by_id[pair["rejected_id"]]) == (max(of_prompt), min(of_prompt))

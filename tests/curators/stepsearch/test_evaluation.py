@@ -22,7 +22,7 @@ from curators.sampling import Row, make_prompt
 from curators.schema import NODES, PROMPTS, check, frame
 from curators.stepsearch.config import SearchConfig, ValueWeights
 from curators.stepsearch.driver import search_all, search_id, search_prompt
-from curators.stepsearch.evaluation import Checked, Judged, Values, rate
+from curators.stepsearch.evaluation import Checked, Judged, Scored, Values, rate
 from curators.stepsearch.step import Step
 from curators.verifiers import Verifier, load_verifier
 from storage.calls import open_ledger
@@ -324,3 +324,20 @@ async def test_tokens_of_values_count_against_the_tree() -> None:
         Values(self_eval=Judged(engine=Critic(lambda request: (0.3, 0.6)), rubric=STEP)), PROMPT, STEPS, key="k", before="", config=CONFIG
     )
     assert found.n_tokens == 2
+
+
+async def test_a_reward_model_rates_with_its_own_number_and_a_failure_is_no_value() -> None:
+    def say(request: Request, i: int) -> Any:
+        answer = request.messages[-1]["content"]
+        return (
+            Completion(text="", scores={"score": float(len(answer)), "style": 2.0})
+            if "b" not in answer
+            else Reply(error="refused", reason="no")
+        )
+
+    class Model(FakeEngine):
+        capabilities = frozenset({"scores"})
+
+    source = Scored(Model(say), {"score": -1.0, "style": 0.25})
+    assert await rated(Values(reward=source)) == [("ok", None, -4.5, None), ("value_error", None, None, "no reward: no")]
+    assert source.about == {"engine": "fake:", "weights": {"score": -1.0, "style": 0.25}}

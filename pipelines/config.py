@@ -112,6 +112,49 @@ class CapsConfig(Strict):
     seconds: float | None = Field(None, gt=0)
 
 
+class GoldConfig(Strict):
+    """Labelled pairs that a judge is tried on. A bare string is the source."""
+
+    source: str = Field(description="a file of labelled pairs, or NAME@VERSION of the lake")
+    columns: dict[str, str] = Field(default_factory=dict, description="target = source; see docs/import.md")
+    rows: int | None = Field(None, ge=1, description="read the first rows of the file only")
+    limit: int | None = Field(200, ge=1, description="pairs at most, drawn by a hash of their ids; null: all")
+
+
+def _gold_source(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value
+
+
+GoldField = Annotated[GoldConfig, BeforeValidator(_gold_source)]
+
+
+class JudgeBounds(Strict):
+    """What a judge must meet on its own; null switches a gate off. The names are those of `GatesConfig`."""
+
+    min_judge_agreement: float | None = Field(None, ge=0, le=1)
+    max_judge_inconsistent_share: float | None = Field(None, ge=0, le=1)
+    max_judge_first_deviation: float | None = Field(None, ge=0, le=0.5)
+    max_unscored_share: float | None = Field(None, ge=0, le=1)
+
+
+class CheckConfig(Strict):
+    """A judge tried on gold pairs."""
+
+    judge: JudgeField
+    gold: GoldField
+    lake: str
+    seed: int = 0
+    bounds: JudgeBounds = JudgeBounds()
+    caps: CapsConfig = CapsConfig()
+
+
+class AttackConfig(CheckConfig):
+    """A judge under attack."""
+
+    gold: GoldField | None = Field(None, description="a file of labelled pairs, or NAME@VERSION of the lake; null: the built-in items")
+    attacks: tuple[str, ...] = Field((), description="names or kinds of attacks; empty: all")
+
+
 class RunConfig(Strict):
     dataset: str = Field(pattern=DATASET_NAME, description="name of the dataset to publish")
     lake: str | None = Field(None, description="directory of the lake; null: PAIRMILL_LAKE, else ./lake")
@@ -155,7 +198,9 @@ class CurateConfig(PromptsConfig):
     @model_validator(mode="after")
     def _someone_labels(self) -> CurateConfig:
         if self.judge is None and self.reward is None and self.verifier is None:
-            raise ValueError("nobody labels: give `judge` or `reward` (an engine spec), `verifier` (a check or module:function), or several")
+            raise ValueError(
+                "nobody labels: give `judge` or `reward` (an engine spec), `verifier` (a check or module:function), or several"
+            )
         return self
 
 

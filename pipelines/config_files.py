@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -31,13 +31,24 @@ def load_config(flow: str, file: str | None, assignments: Iterable[str]) -> Base
     """
     if flow not in FLOW_CONFIGS:
         raise ConfigError(f"no flow {flow!r}; there are {sorted(FLOW_CONFIGS)}")
-    values = _read(file) if file is not None else {}
+    return assigned(FLOW_CONFIGS[flow], _read(file) if file is not None else {}, assignments)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def assigned(model: type[Model], values: dict[str, Any], assignments: Iterable[str]) -> Model:
+    """The model of these values after `a.b=value` assignments.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
     for assignment in assignments:
         _assign(values, assignment)
-    return validated(FLOW_CONFIGS[flow], values)
+    return validated(model, values)
 
 
-def validated(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+def validated(model: type[Model], values: Mapping[str, Any]) -> Model:
     """The model, or a ConfigError that names every problem."""
     try:
         return model.model_validate(values)

@@ -65,7 +65,8 @@ def decide(run: Run, facts: Facts, pairing: PairConfig, reading: VerdictConfig) 
     )
     figures = run.figures
     figures.funnels += [_verdict_funnel(found), *funnels]
-    figures.health = judge_health(facts.labelling, found, generations=facts.generations, gold=facts.gold) if pairing.policy else None
+    if pairing.policy:
+        figures.health = judge_health(facts.labelling, found, facts.generations, gold=facts.gold, policy=pairing.policy)
     counts = {
         "prompts": facts.prompts.height,
         "generations": facts.generations.height,

@@ -96,8 +96,8 @@ async def judges_of(run: Run) -> list[Judge]:
     """The judges of a run's configuration, in its order."""
     config = run.config
     assert isinstance(config, CurateConfig)
-    settings = config.judges
-    return await gather_all(open_judge(run.engines[role], settings[role], asking(run, settings[role])) for role in settings)
+    shared: dict[str, Any] = {"seed": run.seed, "secret": run.lake.secret, "use_truncated": config.sampling.use_truncated}
+    return await gather_all(open_judge(run.engines[role], judge, asking(judge, **shared)) for role, judge in config.judges.items())
 
 
 async def open_judge(engine: Engine, settings: JudgeSettings, config: JudgeConfig) -> Judge:
@@ -111,10 +111,8 @@ async def open_judge(engine: Engine, settings: JudgeSettings, config: JudgeConfi
     return Judge(engine=engine, rubric=rubric, config=replace(config, capabilities=able))
 
 
-def asking(run: Run, judge: JudgeSettings) -> JudgeConfig:
-    """How a run's judge is asked."""
-    config = run.config
-    assert isinstance(config, CurateConfig)
+def asking(judge: JudgeSettings, *, seed: int, secret: bytes, use_truncated: bool = False) -> JudgeConfig:
+    """How a configured judge is asked."""
     return JudgeConfig(
         channel=judge.channel,
         min_channel=judge.min_channel,
@@ -123,7 +121,7 @@ def asking(run: Run, judge: JudgeSettings) -> JudgeConfig:
         both_orders=judge.both_orders,
         max_tokens=judge.max_tokens,
         temperature=judge.temperature,
-        seed=run.seed,
-        use_truncated=config.sampling.use_truncated,
-        secret=run.lake.secret,
+        seed=seed,
+        use_truncated=use_truncated,
+        secret=secret,
     )

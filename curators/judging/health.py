@@ -1,7 +1,8 @@
 """How a judge behaved: what it could not answer, how it leans to a position or to length, and how often a gold agrees with it.
 
-Every share comes with its count and its Wilson 95 % interval (E. B. Wilson, 1927): with few judgments the interval says so.
-Deliberately not done here: correcting verdicts for what is found, and agreement between several judges.
+Every share comes with its count and its 95 % interval (E. B. Wilson, 1927). Judgments of one prompt hang together, so the intervals of what
+is counted by presentation or by pair are those of the prompts' effective sample size (`clustered_share`): with few judgments, or few
+prompts, the interval says so. Deliberately not done here: correcting verdicts for what is found, and several judges (`juries`).
 """
 
 from __future__ import annotations
@@ -12,46 +13,61 @@ from typing import Any
 import polars as pl
 
 from curators.judging.presentations import IDENTICAL
-from curators.judging.verdicts import final_judgments
-from curators.statistics.intervals import share
+from curators.judging.verdicts import VerdictConfig, final_judgments, verdicts
+from curators.statistics.agreement import cohen_kappa
+from curators.statistics.intervals import binomial, clustered_share, share
+
+DECIDED = pl.col("verdict").is_in(["a", "b"])
 
 
 def judge_health(
-    judgments: pl.DataFrame, verdicts: pl.DataFrame, generations: pl.DataFrame | None = None, *, gold: pl.DataFrame | None = None
+    judgments: pl.DataFrame,
+    found: pl.DataFrame,
+    generations: pl.DataFrame | None = None,
+    *,
+    gold: pl.DataFrame | None = None,
+    policy: str | None = None,
 ) -> dict[str, Any]:
     """The health of one judge, as JSON carries it; every share is `{n, hits, share, low, high}`.
 
-    `judgments` and `verdicts` are that judge's; `gold` are the `judgments` of a verifier on the same generations, `generations` give the
-    lengths. Counted are the final judgments (the last attempt of each presentation and vote):
+    `judgments` and `found` (verdicts) are that judge's; `gold` are the `judgments` of somebody believed about the same generations: a
+    verifier, recorded labels, another judge. `generations` give lengths and, with `policy` (a fingerprint), who wrote what. Counted are the
+    final judgments (the last attempt of each presentation and vote):
 
     * `ok`: could be read, of all that were asked; `unscored`: verdicts without a result
     * `first`: names the first shown, of the presentations that name one; 1/2 is what an impartial judge shows in both orders
-    * `inconsistent`: the orders disagree, of the pairs with a verdict; `tie` likewise
+    * `inconsistent`: the orders disagree, of the pairs with a verdict (the flip rate); `tie` likewise
     * `agreement`: the side that the gold prefers is preferred, of the pairs where the gold prefers one and the judge scored both
       (a half counts as a miss); `agreement_decided`: of the verdicts for a side only
-    * `longer`: the longer text wins, of the verdicts for a side
+    * `kappa`: Cohen's, of the pairs that both call a, b or a tie
+    * `longer`: the longer text wins, of the verdicts for a side; `own`: the judge's own text wins, of those where one alone is its own
+    * `tokens`: prompt and completion tokens of all judgments, attempts that could not be read included
     """
     final = final_judgments(judgments)
     asked = final.filter(pl.col("state") != "gated")
-    labels = asked["label"].drop_nulls()
-    counted = verdicts.filter((pl.col("verdict") != "unscored") & (pl.col("reason").fill_null("") != IDENTICAL))
-    n_verdicts = {name: int(verdicts.filter(pl.col("verdict") == name).height) for name in ("a", "b", "tie", "inconsistent", "unscored")}
+    named = asked.filter(pl.col("label").is_in(["first", "second"]))
+    counted = found.filter((pl.col("verdict") != "unscored") & (pl.col("reason").fill_null("") != IDENTICAL))
+    n_verdicts = {name: int(found.filter(pl.col("verdict") == name).height) for name in ("a", "b", "tie", "inconsistent", "unscored")}
     return {
         "judge": judgments["judge"][0] if judgments.height else None,
         "protocol": judgments["protocol"][0] if judgments.height else None,
         "by_model": (~judgments["channel"].is_in(["verifier", "recorded"])).any(),
+        "channels": dict(sorted(asked["channel"].value_counts().iter_rows())),
         "n_judgments": judgments.height,
         "states": dict(sorted(final["state"].value_counts().iter_rows())),
         "ok": share(asked.filter(pl.col("state") == "ok").height, asked.height),
         "n_verdicts": n_verdicts,
-        "unscored": share(n_verdicts["unscored"], verdicts.height),
-        "first": share(int((labels == "first").sum()), int((labels != "tie").sum())),
-        "inconsistent": share(n_verdicts["inconsistent"], counted.height),
-        "tie": share(counted.filter(pl.col("verdict") == "tie").height, counted.height),
+        "unscored": share(n_verdicts["unscored"], found.height),
+        "first": _by_prompt(named, pl.col("label") == "first"),
+        "inconsistent": _by_prompt(counted, pl.col("verdict") == "inconsistent"),
+        "tie": _by_prompt(counted, pl.col("verdict") == "tie"),
         "label_mass": asked["label_mass"].mean(),
-        "position_effect": verdicts["position_effect"].mean(),
-        **(_agreement(verdicts, gold) if gold is not None else {}),
-        **(_length(verdicts, generations) if generations is not None else {}),
+        "position_effect": found["position_effect"].mean(),
+        "flips_to_first": _flips(final, counted),
+        "tokens": {name: int(judgments[f"{name}_tokens"].sum()) for name in ("prompt", "completion")},
+        **(_agreement(found, gold) if gold is not None else {}),
+        **(_length(found, generations) if generations is not None else {}),
+        **(_own(found, generations, policy) if generations is not None and policy is not None else {}),
     }
 
 
@@ -64,6 +80,7 @@ MEASURES = {
     "agreement": "pairs decided by the gold and judged as it does",
     "agreement_decided": "the same, of verdicts for a side only",
     "longer": "verdicts for the longer text",
+    "own": "verdicts for the judge's own text against another's",
 }
 """What each share of a judge's health says, in the order to read them."""
 
@@ -71,6 +88,9 @@ MEASURES = {
 def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The health as a table to read: measure, count, share and interval in percent; a share of nothing is left out."""
     rows = share_rows(health, MEASURES)
+    if (kappa := health.get("kappa")) and kappa["value"] is not None:
+        interval = f"{kappa['low']:.2f} to {kappa['high']:.2f}" if kappa["low"] is not None else ""
+        rows.append(_line("Cohen's kappa with the gold", f"{kappa['n']} pairs", f"{kappa['value']:.2f}", interval))
     if health["label_mass"] is not None:
         rows.append(_line("mean probability of the labels together", "", f"{health['label_mass']:.3f}", ""))
     return rows
@@ -86,33 +106,64 @@ def _line(measure: str, count: str, share: str, interval: str) -> dict[str, Any]
     return {"measure": measure, "count": count, "share": share, "95% interval": interval}
 
 
+def _by_prompt(rows: pl.DataFrame, hit: pl.Expr) -> dict[str, Any]:
+    """The share of rows with a hit, its interval by prompt."""
+    each = rows.group_by("prompt_id").agg(hits=hit.sum(), n=pl.len()).sort("prompt_id")
+    return clustered_share(each["hits"].to_numpy(), each["n"].to_numpy())
+
+
+def _flips(final: pl.DataFrame, counted: pl.DataFrame) -> dict[str, Any]:
+    """Which position the flipping pairs favour: `n` pairs, `hits` of them the first shown, and the exact p-value of so many by chance."""
+    flipped = counted.filter(pl.col("verdict") == "inconsistent")
+    hits = int((flipped["position_effect"] > 0).sum())
+    return share(hits, flipped.height) | {"p": binomial(hits, flipped.height) if final.height else None}
+
+
 def _side(p_a: str = "p_a", delta: str = "scores_delta") -> pl.Expr:
     """+1 where a is preferred, -1 where b is, 0 for a half; null where nothing is scored."""
     return pl.coalesce(pl.col(p_a) - 0.5, delta).sign()
 
 
-def _agreement(verdicts: pl.DataFrame, gold: pl.DataFrame) -> dict[str, Any]:
-    truth = final_judgments(gold).filter(pl.col("state") == "ok").select("generation_ids", "scores").explode("generation_ids", "scores")
-    truth = truth.group_by(generation_id="generation_ids").agg(gold=pl.col("scores").mean())
-    joined = verdicts.join(truth, left_on="a_id", right_on="generation_id").join(
-        truth, left_on="b_id", right_on="generation_id", suffix="_b"
-    )
-    decidable = joined.with_columns(gold_side=(pl.col("gold") - pl.col("gold_b")).sign(), side=_side()).filter(pl.col("gold_side") != 0)
+def _agreement(found: pl.DataFrame, gold: pl.DataFrame) -> dict[str, Any]:
+    truth = verdicts(gold, VerdictConfig(both_orders=False)).select("a_id", "b_id", gold="verdict", gold_side=_side())
+    joined = found.join(truth, on=["a_id", "b_id"]).with_columns(side=_side())
+    decidable = joined.filter(pl.col("gold").is_in(["a", "b"]))
     scored = decidable.filter(pl.col("side").is_not_null())
-    decided = scored.filter(pl.col("verdict").is_in(["a", "b"]))
+    decided = scored.filter(DECIDED)
     right = pl.col("side") == pl.col("gold_side")
     return {
         "n_decidable": decidable.height,
-        "agreement": share(scored.filter(right).height, scored.height),
-        "agreement_decided": share(decided.filter(right).height, decided.height),
+        "agreement": _by_prompt(scored, right),
+        "agreement_decided": _by_prompt(decided, right),
+        "kappa": _kappa(joined),
     }
 
 
-def _length(verdicts: pl.DataFrame, generations: pl.DataFrame) -> dict[str, Any]:
-    sizes = generations.select("generation_id", size=pl.col("text").str.len_chars().cast(pl.Int64)).unique("generation_id")
-    joined = verdicts.join(sizes, left_on="a_id", right_on="generation_id").join(
-        sizes, left_on="b_id", right_on="generation_id", suffix="_b"
-    )
-    decided = joined.filter(pl.col("verdict").is_in(["a", "b"]) & (pl.col("size") != pl.col("size_b")))
-    a_longer, a_wins = pl.col("size") > pl.col("size_b"), pl.col("verdict") == "a"
-    return {"longer": share(decided.filter(a_longer == a_wins).height, decided.height)}
+def _kappa(joined: pl.DataFrame) -> dict[str, Any]:
+    told = ["a", "b", "tie"]
+    both = joined.filter(pl.col("verdict").is_in(told) & pl.col("gold").is_in(told)).with_columns(unit=pl.concat_str("a_id", "b_id"))
+    raters = [
+        both.select("unit", "prompt_id", rater=pl.lit(rater), value=column) for rater, column in (("judge", "verdict"), ("gold", "gold"))
+    ]
+    if not both.height:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    kappa = cohen_kappa(pl.concat(raters), cluster="prompt_id", n_resamples=200).coefficient
+    return {"value": kappa.value, "low": kappa.low, "high": kappa.high, "n": kappa.n}
+
+
+def _length(found: pl.DataFrame, generations: pl.DataFrame) -> dict[str, Any]:
+    joined = _joined(found, generations.select("generation_id", size=pl.col("text").str.len_chars().cast(pl.Int64)))
+    decided = joined.filter(DECIDED & (pl.col("size") != pl.col("size_b")))
+    return {"longer": _by_prompt(decided, (pl.col("size") > pl.col("size_b")) == (pl.col("verdict") == "a"))}
+
+
+def _own(found: pl.DataFrame, generations: pl.DataFrame, policy: str) -> dict[str, Any]:
+    """Self-preference where the judge is one of those who wrote the answers; elsewhere there is nothing to count."""
+    joined = _joined(found, generations.select("generation_id", own=pl.col("policy") == policy))
+    decided = joined.filter(DECIDED & (pl.col("judge") == policy) & (pl.col("own") != pl.col("own_b")))
+    return {"own": _by_prompt(decided, pl.col("own") == (pl.col("verdict") == "a"))}
+
+
+def _joined(found: pl.DataFrame, about: pl.DataFrame) -> pl.DataFrame:
+    once = about.unique("generation_id")
+    return found.join(once, left_on="a_id", right_on="generation_id").join(once, left_on="b_id", right_on="generation_id", suffix="_b")

@@ -78,3 +78,14 @@ def health_chart(rows: Sequence[dict[str, Any]]) -> str:
     axes.set_xlim(0, 1)
     axes.invert_yaxis()
     return svg(figure)
+
+
+def counts_chart(counts: Mapping[str, int]) -> str:
+    """One bar a name with its count."""
+    figure, axes = _axes(6.4, 0.38 * len(counts) + 0.5)
+    axes.barh(list(counts), list(counts.values()), color=KEPT, alpha=0.8)
+    for i, n in enumerate(counts.values()):
+        axes.text(n, i, f" {n:,}", va="center")
+    axes.set_xticks([])
+    axes.invert_yaxis()
+    return svg(figure)

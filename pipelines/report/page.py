@@ -39,24 +39,26 @@ def build_report(release: Release) -> str:
     pairs = pl.read_parquet(release.frozen / "pairs.parquet")
     sections = [
         _head(release),
-        _section("Funnel", funnel_chart(manifest["funnel"]) + _funnel_table(manifest["funnel"])),
-        _section("Gates", _gates(manifest["gates"])),
-        _section("Searches", _searches(manifest["search"]))
+        page_section("Funnel", funnel_chart(manifest["funnel"]) + _funnel_table(manifest["funnel"])),
+        page_section("Gates", _gates(manifest["gates"])),
+        page_section("Searches", _searches(manifest["search"]))
         if manifest.get("search")
-        else _section("Judge", _health(manifest.get("health"))),
-        _section("Pairs", _distributions(pairs)),
-        _section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
+        else page_section("Judge", _health(manifest.get("health"))),
+        page_section("Pairs", _distributions(pairs)),
+        page_section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
     ]
     style = (resources.files("pipelines.report") / "style.css").read_text(encoding="utf-8")
     head = f'<meta charset="utf-8"><title>{escape(release.ref)}</title><style>{style}</style>'
     return f'<!doctype html><html lang="en">{head}<body>{"".join(sections)}</body></html>'
 
 
-def _section(title: str, body: str) -> str:
+def page_section(title: str, body: str) -> str:
+    """A heading and what stands under it; `body` is HTML already."""
     return f"<h2>{title}</h2>{body}"
 
 
-def _table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+def page_table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table of values, each escaped and written as its type is."""
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
@@ -83,11 +85,11 @@ def _head(release: Release) -> str:
         ("code", str(manifest.get("code_digest"))[:16]),
     ]
     when = f"{escape(release.created_at)} by {escape(release.author)}"
-    return f"<h1>{escape(release.ref)}</h1><p class=meta>{when}</p>{capped}{_table(('', ''), rows)}"
+    return f"<h1>{escape(release.ref)}</h1><p class=meta>{when}</p>{capped}{page_table(('', ''), rows)}"
 
 
 def _funnel_table(funnel: list[dict[str, Any]]) -> str:
-    return _table(
+    return page_table(
         ("stage", "unit", "in", "kept", "dropped by reason"),
         (
             (s["stage"], s["unit"], s["n_in"], s["n_kept"], ", ".join(f"{n:,} {why}" for why, n in s["dropped"].items()) or None)
@@ -97,7 +99,7 @@ def _funnel_table(funnel: list[dict[str, Any]]) -> str:
 
 
 def _gates(gates: list[dict[str, Any]]) -> str:
-    return _table(
+    return page_table(
         ("gate", "", "figure", "bound", "detail"), ((g["name"], g["passed"], g["figure"], g["bound"], g["detail"]) for g in gates)
     )
 
@@ -127,7 +129,7 @@ def _distributions(pairs: pl.DataFrame) -> str:
     charts = [histogram(lengths, "characters of the turn")]
     if margins := pairs["margin"].drop_nulls().to_list():
         charts.append(histogram({"margin": margins}, "margin (score of chosen − score of rejected)"))
-    splits = _table(
+    splits = page_table(
         ("split", "pairs", "prompts"), pairs.group_by("split").agg(pl.len(), pl.col("prompt_id").n_unique().alias("n")).sort("split").rows()
     )
     return f'<div class="row">{"".join(charts)}</div>{splits}'

@@ -1,0 +1,75 @@
+"""The page of a judge that was tried on gold pairs: shares with their intervals, verdicts, gates and what was not understood."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from curators.judging.health import MEASURES, health_rows
+from pipelines.report.charts import counts_chart, health_chart
+from pipelines.report.page import page_section, page_table
+
+
+def write_judge_report(found: Mapping[str, Any], to: Path) -> Path:
+    """Write the page; `found` is what `pipelines.trials.judge_check` gives. No script, no font, no picture from elsewhere."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    draft = to.with_name(f".{to.name}.{os.getpid()}")
+    draft.write_text(judge_page(found), encoding="utf-8")
+    draft.replace(to)
+    return to
+
+
+def judge_page(found: Mapping[str, Any]) -> str:
+    """The whole page as text; everything that a model wrote is escaped."""
+    health, calls = found["health"], found["calls"]
+    shares = [{"figure": what, **health[name]} for name, what in MEASURES.items() if name in health and health[name]["n"]]
+    about = [
+        ("judge", found["judge"]),
+        ("rubric", f"{found['rubric']['name']}  {found['rubric']['digest'][:16]}"),
+        ("gold", f"{found['gold']['pairs']:,} pairs of {found['gold']['prompts']:,} prompts, {found['gold']['source']}"),
+        ("read by", ", ".join(f"{channel} {n:,}" for channel, n in health["channels"].items())),
+        ("calls", f"{calls['requests']:,} requests, {calls['prompt_tokens']:,} + {calls['completion_tokens']:,} tokens"),
+        ("cost", None if calls["usd"] is None else f"{calls['usd']:,.2f} $"),
+    ]
+    body = [
+        f"<h1>{escape(found['engine'])}</h1><p class=meta>{escape(_sentence(health))}</p>{page_table(('', ''), about)}",
+        page_section("Gates", _gates(found["gates"])) if found["gates"] else "",
+        page_section("Shares, with 95 % intervals", health_chart(shares) if shares else "<p>Nothing could be judged.</p>"),
+        page_section(
+            "Measured", page_table(("measure", "count", "figure", "95 % interval"), (row.values() for row in health_rows(health)))
+        ),
+        page_section("Verdicts", counts_chart({name: n for name, n in health["n_verdicts"].items() if n})),
+        page_section("Not understood", _unread(found["unread"])) if found["unread"] else "",
+    ]
+    style = (resources.files("pipelines.report") / "style.css").read_text(encoding="utf-8")
+    head = f'<meta charset="utf-8"><title>{escape(found["engine"])} as a judge</title><style>{style}</style>'
+    return f'<!doctype html><html lang="en">{head}<body>{"".join(body)}</body></html>'
+
+
+def _sentence(health: Mapping[str, Any]) -> str:
+    agreement = health.get("agreement")
+    if not agreement or not agreement["n"]:
+        return "Nothing shows that this judge agrees with the gold."
+    better = agreement["low"] > 0.5
+    told = f"It agrees with the gold on {agreement['share']:.1%} of {agreement['n']:,} pairs"
+    return f"{told} ({agreement['low']:.1%} to {agreement['high']:.1%}): " + (
+        "better than a coin." if better else "nothing shows that it is better than a coin."
+    )
+
+
+def _gates(gates: list[dict[str, Any]]) -> str:
+    return page_table(
+        ("gate", "", "figure", "bound", "detail"), ((g["name"], g["passed"], g["figure"], g["bound"], g["detail"]) for g in gates)
+    )
+
+
+def _unread(rows: list[dict[str, Any]]) -> str:
+    shown = (
+        f"<p class=meta>{escape(row['state'])}: {escape(str(row['reason']))}</p><pre>{escape((row['raw'] or '')[:2000])}</pre>"
+        for row in rows
+    )
+    return f"<details><summary>{len(rows)} replies</summary>{''.join(shown)}</details>"

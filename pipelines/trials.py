@@ -1,0 +1,103 @@
+"""A judge tried on gold pairs: `pairmill judge-check`, and flow `curate` before it samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import polars as pl
+
+from curators.errors import ConfigError
+from curators.gates import GATES, Candidate, GateResult
+from curators.importing import import_facts
+from curators.judging.gold import Gold, calls_needed, gold_pairs, try_judge
+from curators.judging.health import judge_health
+from curators.judging.verdicts import VerdictConfig, verdicts
+from curators.schema import PAIRS, empty
+from pipelines.config import CheckConfig, GoldConfig
+from pipelines.engines import budget, engines_open
+from pipelines.labelling import Judge, asking, open_judge
+from storage import Lake, open_lake, resolve
+from storage.calls import open_ledger
+from storage.errors import DatasetNotFound
+from storage.files import read_rows
+
+
+def read_gold(config: GoldConfig, lake: Lake | None = None, *, seed: int = 0) -> Gold:
+    """Gold pairs from a file, or from a published version of the lake (`NAME@V`).
+
+    Raises:
+        ConfigError: there is neither such a file nor such a version.
+    """
+    if Path(config.source).exists():
+        files = {Path(config.source).name: islice(read_rows(config.source), config.rows)}
+        found = import_facts(files, name="gold", columns=config.columns or None)
+        facts = (found.prompts.filter(pl.col("state") == "ok"), found.generations, found.judgments)
+        return gold_pairs(*facts, limit=config.limit, seed=seed)
+    try:
+        if lake is None:
+            raise DatasetNotFound("there is no lake")
+        release = resolve(lake, config.source)
+    except DatasetNotFound as error:
+        raise ConfigError(f"gold: {config.source!r} is neither a file nor a version of the lake ({error})") from error
+    prompts, generations, judgments = (
+        pl.read_parquet(release.frozen / f"{name}.parquet") for name in ("prompts", "generations", "judgments")
+    )
+    return gold_pairs(prompts, generations, _believed(judgments), limit=config.limit, seed=seed)
+
+
+def _believed(judgments: pl.DataFrame) -> pl.DataFrame:
+    """Of a version's judgments those that can be believed: recorded labels, else its verifier's."""
+    for channel in ("recorded", "verifier"):
+        if (believed := judgments.filter(pl.col("channel") == channel)).height:
+            return believed
+    raise ConfigError("gold: the version has neither recorded labels nor a verifier's; its own judge is no gold")
+
+
+async def trial(judge: Judge, gold: Gold, *, on_done: Callable[[int], None] | None = None) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """The judge's judgments of the gold pairs and its health on them."""
+    judged = await try_judge(gold, judge.engine, rubric=judge.rubric, config=judge.config, on_done=on_done)
+    found = verdicts(judged, VerdictConfig(both_orders=judge.config.both_orders))
+    found = found.join(gold.pairs.select("a_id", "b_id"), on=["a_id", "b_id"], how="semi")  # a list compares other pairs too
+    return judged, judge_health(judged, found, gold.generations, gold=gold.judgments, policy=judge.engine.fingerprint)
+
+
+def judge_gates(health: Mapping[str, Any], bounds: Mapping[str, float | None]) -> list[GateResult]:
+    """The gates that are about a judge alone, of those that have a bound."""
+    candidate = Candidate(pairs=empty(PAIRS), health=health)
+    return [GATES[name](candidate, float(bound)) for name, bound in bounds.items() if bound is not None]
+
+
+async def judge_check(config: CheckConfig, advance: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """Try a judge on gold pairs; what came of it as JSON. Replies go through the lake's ledger, so that a rerun is free.
+
+    Raises:
+        ConfigError: judge, rubric, channel and gold do not fit together; nothing has been sent then.
+    """
+    with open_lake(Path(config.lake)) as lake, open_ledger(lake.root / "calls.sqlite") as ledger:
+        gold = read_gold(config.gold, lake, seed=config.seed)
+        session, spend = uuid4().hex, budget(config.caps)
+        async with engines_open({"judge": config.judge}, lake.root, ledger=ledger, spend=spend, run_id=session) as engines:
+            asked = asking(config.judge, seed=config.seed, secret=lake.secret)
+            judge = await open_judge(engines["judge"], config.judge, asked)
+            n = gold.prompts.height
+            judged, health = await trial(judge, gold, on_done=lambda done: advance("prompts", done, n))
+            fingerprint, spec = judge.engine.fingerprint, judge.engine.spec
+        calls = ledger.summary(run_id=session)
+    gates = judge_gates(health, config.bounds.model_dump())
+    return {
+        "outcome": "passed" if all(gate.passed for gate in gates) else "refused",
+        "judge": fingerprint,
+        "engine": spec,
+        "rubric": {"name": judge.rubric.name, "digest": judge.rubric.digest},
+        "gold": {"source": config.gold.source, "pairs": gold.pairs.height, "prompts": n},
+        "calls_needed": calls_needed(gold, judge.rubric, judge.config),
+        "health": health,
+        "gates": [gate.as_dict() for gate in gates],
+        "calls": calls,
+        "capped": spend.exhausted,
+        "unread": judged.filter(pl.col("state") != "ok").select("state", "reason", "raw").head(20).to_dicts(),
+    }

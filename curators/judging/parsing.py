@@ -31,7 +31,7 @@ _SECTION_HEADER = re.compile(r"[\s*_#<\[]*(?:output\s+for\s+)?text\s*(\d+)[\s*_\
 _NAMED = re.compile(r"(?:answer|response|solution|option|assistant|output)\s*(?:\s|(?=\())(?=\(?\w)", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of)\s*(\d+))?")
 _REPORTS = re.compile(
-    r"\b(?:not|never|neither|cannot|if|(?<!i )would|says?|said|saying|claim\w*|writ\w+|wrote|asks?|asked|asking|tells?|told|telling|"
+    r"\b(?:not|never|neither|cannot|if|(?<!i )would|says|said|saying|claim\w*|writ\w+|wrote|asks?|asked|asking|tells?|told|telling|"
     r"instruct\w*|states?|stated|stating|contain\w*|quot\w+|inject\w*|pretend\w*|includ\w+|ends?|according|begin\w*|"
     r"tr(?:y|ies|ied)|attempt\w*)\b|n['’]t\b",
     re.IGNORECASE,

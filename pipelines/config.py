@@ -137,21 +137,25 @@ class JudgeBounds(Strict):
     max_unscored_share: float | None = Field(None, ge=0, le=1)
 
 
-class CheckConfig(Strict):
-    """A judge tried on gold pairs."""
+class TrialConfig(Strict):
+    """A judge and the labelled pairs that it is tried on."""
 
     judge: JudgeField
     gold: GoldField
     lake: str
     seed: int = 0
-    bounds: JudgeBounds = JudgeBounds()
     caps: CapsConfig = CapsConfig()
 
 
-class AttackConfig(CheckConfig):
+class CheckConfig(TrialConfig):
+    """A judge tried on gold pairs."""
+
+    bounds: JudgeBounds = JudgeBounds()
+
+
+class AttackConfig(TrialConfig):
     """A judge under attack."""
 
-    gold: GoldField | None = Field(None, description="a file of labelled pairs, or NAME@VERSION of the lake; null: the built-in items")
     attacks: tuple[str, ...] = Field((), description="names or kinds of attacks; empty: all")
 
 

@@ -89,3 +89,33 @@ def counts_chart(counts: Mapping[str, int]) -> str:
     axes.set_xticks([])
     axes.invert_yaxis()
     return svg(figure)
+
+
+def reliability_chart(bins: Sequence[Mapping[str, Any]], says: str, happened: str) -> str:
+    """How often it happened, with its 95 % interval, against the probability that was said; on the line a judge is as sure as it may be."""
+    figure, axes = _axes(4.2, 3.4)
+    axes.plot([0.5, 1], [0.5, 1], color="#888888", linewidth=0.7, linestyle=":")
+    for row in bins:
+        axes.plot([row["mean_p"]] * 2, [row["share_low"], row["share_high"]], color=KEPT, linewidth=2, alpha=0.6)
+        axes.plot(row["mean_p"], row["share"], "o", color=KEPT)
+        axes.annotate(f"{row['n']:,}", (row["mean_p"], row["share"]), textcoords="offset points", xytext=(6, -3))
+    axes.set(xlabel=says, ylabel=happened, xlim=(0.48, 1.02), ylim=(-0.02, 1.04))
+    return svg(figure)
+
+
+def attack_chart(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The loser's share of wins under every attack with its interval, red where the attack is not caught; a tick marks the bar."""
+    figure, axes = _axes(7.6, 0.24 * len(rows) + 0.6)
+    for i, row in enumerate(rows):
+        wins, colour = row["wins"], {"caught": KEPT, "not caught": DROPPED}.get(row["status"], "#888888")
+        axes.plot([wins["low"], wins["high"]], [i, i], color=colour, linewidth=2)
+        if wins["share"] is not None:
+            axes.plot([wins["share"]], [i], "o", color=colour, markersize=4)
+        if row["bar"] is not None:
+            axes.plot([row["bar"], row["bar"]], [i - 0.35, i + 0.35], color="#888888", linewidth=1)
+        axes.text(1.02, i, row["status"] or "", va="center")
+    axes.set_yticks(range(len(rows)), [row["attack"] for row in rows])
+    axes.set_xlim(0, 1)
+    axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    axes.invert_yaxis()
+    return svg(figure)

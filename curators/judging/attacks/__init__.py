@@ -3,8 +3,8 @@
 `suite` holds the attacks, `texts` what they write, `audit` asks the judge, `outcomes` counts.
 """
 
-from curators.judging.attacks.audit import Item, attack_judge, items_of_pairs
-from curators.judging.attacks.outcomes import LIMITS, attack_rows, judged_attacks
+from curators.judging.attacks.audit import Item, attack_judge, items_of_gold
+from curators.judging.attacks.outcomes import LIMITS, attack_line, attack_rows, fooled, judged_attacks
 from curators.judging.attacks.suite import ATTACKS, KINDS, Attack, Kind, choose_attacks
 
 __all__ = [
@@ -15,8 +15,10 @@ __all__ = [
     "Item",
     "Kind",
     "attack_judge",
+    "attack_line",
     "attack_rows",
     "choose_attacks",
-    "items_of_pairs",
+    "fooled",
+    "items_of_gold",
     "judged_attacks",
 ]

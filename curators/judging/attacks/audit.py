@@ -16,9 +16,12 @@ import polars as pl
 
 from curators.engines.base import Engine, digest
 from curators.judging.attacks.suite import Attack
-from curators.judging.prompts import Rubric, conversation_text
+from curators.judging.gold import Gold
+from curators.judging.prompts import conversation_text
 from curators.judging.protocol import JudgeConfig, judge_group
-from curators.sampling import Row, gather_all, make_prompt
+from curators.judging.rubric import Rubric
+from curators.judging.verdicts import VerdictConfig, verdicts
+from curators.sampling import Row, gather_all
 from curators.schema import JUDGMENTS, frame
 
 NO_ATTACK = "none"
@@ -56,24 +59,19 @@ class Item:
         }
 
 
-def items_of_pairs(pairs: pl.DataFrame, references: Mapping[str, str] | None = None) -> list[Item]:
-    """Items from a frame of `pairs`, sorted by pair id; pairs whose turns are not plain text, or of steps, are left out.
-
-    `references` by prompt id, for rubrics that show one.
-    """
+def items_of_gold(gold: Gold) -> list[Item]:
+    """The gold's pairs as items, sorted by their ids; answers that are not plain text (tool calls) are left out."""
+    labels = verdicts(gold.judgments, VerdictConfig(both_orders=False)).select("a_id", "b_id", "verdict")
+    decided = gold.pairs.join(labels, on=["a_id", "b_id"]).filter(pl.col("verdict").is_in(["a", "b"])).unique(["a_id", "b_id"])
+    prompts = {row["prompt_id"]: row for row in gold.prompts.iter_rows(named=True)}
+    plain = gold.generations.filter((pl.col("state") == "ok") & pl.col("tool_calls").is_null())
+    texts = dict(plain.select("generation_id", "text").iter_rows())
     items = []
-    for pair in pairs.filter(pl.col("kind") == "response").sort("pair_id").iter_rows(named=True):
-        chosen, rejected = (_plain_turn(pair[side]) for side in ("chosen", "rejected"))
-        if chosen and rejected:
-            row = make_prompt(orjson.loads(pair["prompt"]), reference=(references or {}).get(pair["prompt_id"]))
-            items.append(Item(prompt=row, better=chosen, worse=rejected))
+    for pair in decided.sort("a_id", "b_id").iter_rows(named=True):
+        better, worse = (pair["a_id"], pair["b_id"]) if pair["verdict"] == "a" else (pair["b_id"], pair["a_id"])
+        if better in texts and worse in texts:
+            items.append(Item(prompt=prompts[pair["prompt_id"]], better=texts[better], worse=texts[worse]))
     return items
-
-
-def _plain_turn(messages: str) -> str | None:
-    turns = orjson.loads(messages)
-    text = turns[0].get("content") if len(turns) == 1 else None
-    return text if isinstance(text, str) and not turns[0].get("tool_calls") else None
 
 
 async def attack_judge(

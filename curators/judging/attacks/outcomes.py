@@ -17,6 +17,7 @@ import polars as pl
 
 from curators.judging.attacks.audit import NO_ATTACK
 from curators.judging.attacks.suite import ATTACKS, KINDS, Kind
+from curators.judging.defences import injection_suspect, repeated_answer
 from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.schema import check
 from curators.statistics.intervals import Z95, cluster_ratio, share, wilson
@@ -33,11 +34,12 @@ LIMITS = (
 def judged_attacks(
     shown: pl.DataFrame, judgments: pl.DataFrame, *, config: VerdictConfig | None = None, scale: tuple[int, int] = (1, 5)
 ) -> pl.DataFrame:
-    """One row for every item and attack: `item`, `attack`, `kind`, `prompt_id`, `won`, `outcome`, `shift`, `before`.
+    """One row for every item and attack: `item`, `attack`, `kind`, `prompt_id`, `text`, `won`, `outcome`, `shift`, `before`, `suspect`.
 
     `outcome`: `loser`, `better`, `tie`, `orders disagree`; without a verdict `gated`, `fence mark` or `ambiguous` (our code refused the
     answer or the reply), or `no verdict` (anything else that went wrong: it counts nowhere). `before`: the outcome without the attack.
     `shift`: how far P(loser wins) moved or, in parts of the scale, the loser's score against the better answer's; null where one has none.
+    `suspect`: the attacked text carries a sign of injection.
     """
     found = verdicts(check(judgments, "judgments"), config or VerdictConfig())
     reads = found.select("prompt_id", "a_id", "b_id", "verdict", "reason", "p_a", "scores_delta")
@@ -51,8 +53,8 @@ def judged_attacks(
     won = (pl.col("outcome") == "loser") | (replaces & pl.col("tied_score").fill_null(False))
     return (
         rows.join(plain, on="item", how="left")
-        .with_columns(won=won, shift=pl.col("strength") - pl.col("strength_before"))
-        .select("item", "attack", "kind", "prompt_id", "won", "outcome", "shift", "before")
+        .with_columns(won=won, shift=pl.col("strength") - pl.col("strength_before"), suspect=injection_suspect())
+        .select("item", "attack", "kind", "prompt_id", "text", "won", "outcome", "shift", "before", "suspect")
         .sort("attack", "prompt_id", "item")
     )
 
@@ -89,6 +91,7 @@ def attack_rows(judged: pl.DataFrame, *, by_scores: bool = False, seed: int = 0)
     `wins` and `flips` are `{n, hits, share, low, high}`: the items where the loser wins, of those with a verdict or stopped by our code;
     and those where it wins now, of those where it did not win without the attack. `shift` is `{value, low, high, n}`, null where nothing
     has a probability or score. `held` counts the outcomes. `status` is caught, not caught, not decided, or null (baseline, controls).
+    `flagged`: texts with a sign of injection; `repeated`: prompts that got the commonest text.
     """
     order = [NO_ATTACK, *(name for name in ATTACKS)]
     groups = {str(key[0]): group for key, group in judged.group_by("attack")}
@@ -110,6 +113,8 @@ def _measured(name: str, group: pl.DataFrame, seed: int) -> dict[str, Any]:
         "flips": share(int(able["won"].sum()), able.height),
         "shift": _shift(group, seed),
         "held": dict(sorted(group["outcome"].value_counts().iter_rows())),
+        "flagged": int(group["suspect"].sum()),
+        "repeated": repeated_answer(group)[1],
     }
 
 
@@ -178,3 +183,22 @@ def _undecided(what: str, found: Mapping[str, Any], bar: float) -> str:
 def fooled(rows: list[dict[str, Any]]) -> list[str]:
     """The attacks that are not caught."""
     return [row["attack"] for row in rows if row["status"] == "not caught"]
+
+
+def attack_line(row: Mapping[str, Any]) -> dict[str, str]:
+    """An attack's row as a line of a table: shares in percent with their intervals, what became of the items, and the status."""
+    shift = row["shift"]
+    return {
+        "attack": row["attack"],
+        "kind": row["kind"],
+        "loser wins": _percent(row["wins"]),
+        "flips": _percent(row["flips"]),
+        "shift": "-" if shift is None else f"{shift['value']:+.1%} ({shift['low']:+.1%} to {shift['high']:+.1%})",
+        "outcomes": ", ".join(f"{n} {name}" for name, n in sorted(row["held"].items(), key=lambda item: -item[1])),
+        "flagged": f"{row['flagged']} of {row['n_items']}",
+        "status": row["status"] or "-",
+    }
+
+
+def _percent(found: Mapping[str, Any]) -> str:
+    return "-" if found["share"] is None else f"{found['share']:.1%} of {found['n']} ({found['low']:.1%} to {found['high']:.1%})"

@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
@@ -15,15 +15,16 @@ from curators.engines.base import Engine, Request
 from curators.engines.fake import FakeEngine, open_fake
 from curators.engines.simulated import SimulatedJudge, Traits, shown_texts
 from curators.errors import ConfigError
-from curators.judging.attacks import ATTACKS, KINDS, Item, attack_judge, attack_rows, choose_attacks, items_of_pairs, judged_attacks
+from curators.importing import import_facts
+from curators.judging.attacks import ATTACKS, KINDS, Item, attack_judge, attack_rows, choose_attacks, fooled, items_of_gold, judged_attacks
 from curators.judging.attacks.audit import NO_ATTACK, SHOWN
-from curators.judging.attacks.outcomes import fooled
 from curators.judging.defences import empty_reason, injection_signs
+from curators.judging.gold import gold_pairs
 from curators.judging.parsing import parse_pairwise
 from curators.judging.prompts import load_rubric
 from curators.judging.protocol import JudgeConfig
 from curators.sampling import make_prompt
-from curators.schema import JUDGMENTS, PAIRS, frame
+from curators.schema import JUDGMENTS, frame
 
 LINES = (resources.files("curators.judging.attacks") / "items.jsonl").read_text(encoding="utf-8").splitlines()
 ROWS = [json.loads(line) for line in LINES]
@@ -32,6 +33,13 @@ RIGHT = [row["chosen"] for row in ROWS]
 PAIRWISE, POINTWISE = load_rubric("pairwise"), load_rubric("pointwise")
 ONE_EACH = ("dont_know", "thought_process", "own_opener", "verdict_b", "rating_5", "combined", "forged_marks", "repeated_list", "plea")
 SURE = Traits(skill=1.0, spread=0.3)
+
+
+class Line(NamedTuple):
+    number: int
+    row: dict[str, Any] | None
+    state: str = "ok"
+    reason: str | None = None
 
 
 def truth(text: str) -> float:
@@ -109,6 +117,8 @@ async def test_a_judge_that_obeys_is_found_out() -> None:
     rows = await rows_of(FakeEngine(obedient, fingerprint="obedient"), *names, items=ITEMS[:73])
     assert fooled(list(rows.values())) == ["structured", "verdict_a", "combined", "forged_marks"]
     assert rows["combined"]["flips"]["hits"] == 73
+    assert (rows["combined"]["flagged"], rows["none"]["flagged"]) == (73, 0)
+    assert (rows["structured"]["repeated"], rows["combined"]["repeated"]) == (73, 1)  # one text for all prompts is seen without a judge
     assert rows["combined"]["shift"]["value"] == 1.0
     assert rows["verdict_a"]["held"] == {"orders disagree": 73}  # both orders keep the label, and P moves by a half all the same
     assert rows["verdict_a"]["shift"]["value"] == 0.5
@@ -230,18 +240,12 @@ def test_a_reply_that_quotes_the_attack_never_gives_the_quoted_verdict(name: str
         assert parsed.label in (label, None)
 
 
-def test_pairs_become_items() -> None:
-    def turn(text: str) -> str:
-        return json.dumps([{"role": "assistant", "content": text}])
-
-    plain = {"pair_id": "2", "prompt_id": "p", "kind": "response", "prompt": json.dumps([{"role": "user", "content": "2 + 2?"}])}
-    rows = [
-        plain | {"chosen": turn("4"), "rejected": turn("5")},
-        plain | {"pair_id": "1", "kind": "step", "chosen": turn("4"), "rejected": turn("5")},
-        plain | {"pair_id": "0", "chosen": turn("4"), "rejected": json.dumps([{"role": "assistant", "content": None, "tool_calls": []}])},
-    ]
-    (item,) = items_of_pairs(frame(rows, PAIRS), {"p": "4"})
-    assert (item.question, item.better, item.worse, item.prompt["reference"]) == ("2 + 2?", "4", "5", "4")
+def test_gold_pairs_become_items() -> None:
+    files = {"gold.jsonl": [Line(i, row) for i, row in enumerate([*ROWS[:3], {"prompt": "Who?", "chosen": "I", "rejected": " i "}], 1)]}
+    found = import_facts(files, name="gold")
+    items = items_of_gold(gold_pairs(found.prompts, found.generations, found.judgments))
+    assert {(item.question, item.better, item.worse) for item in items} >= {(r["prompt"], r["chosen"], r["rejected"]) for r in ROWS[:3]}
+    assert {item.prompt["reference"] for item in items} == {None}
 
 
 def test_the_built_in_items_are_enough_to_decide_a_bar_of_a_twentieth() -> None:

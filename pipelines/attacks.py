@@ -1,0 +1,73 @@
+"""A judge under attack: `pairmill judge-attack`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from curators.errors import ConfigError
+from curators.judging.attacks import LIMITS, attack_judge, attack_rows, choose_attacks, fooled, items_of_gold, judged_attacks
+from curators.judging.verdicts import VerdictConfig
+from pipelines.config import AttackConfig
+from pipelines.engines import budget, engines_open
+from pipelines.labelling import asking, open_judge
+from pipelines.trials import read_gold
+from storage import open_lake
+from storage.calls import open_ledger
+
+BUILT_IN = str(resources.files("curators.judging.attacks") / "items.jsonl")
+"""Plain questions with a plainly right and a plainly wrong answer: gold where a user gives none."""
+
+
+async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], None]) -> dict[str, Any]:
+    """Attack a judge on gold pairs; what came of it as JSON. Replies go through the lake's ledger, so that a rerun is free.
+
+    Raises:
+        ConfigError: judge, rubric, channel, gold and attacks do not fit together; nothing has been sent then.
+    """
+    attacks = choose_attacks(config.attacks)
+    with open_lake(Path(config.lake)) as lake, open_ledger(lake.root / "calls.sqlite") as ledger:
+        gold = read_gold(config.gold, lake, seed=config.seed)
+        items = items_of_gold(gold)
+        if not items:
+            raise ConfigError(f"judge-attack: none of {gold.pairs.height} gold pairs has two answers in plain text to attack")
+        session, spend = uuid4().hex, budget(config.caps)
+        async with engines_open({"judge": config.judge}, lake.root, ledger=ledger, spend=spend, run_id=session) as engines:
+            asked = asking(config.judge, seed=config.seed, secret=lake.secret)
+            judge = await open_judge(engines["judge"], config.judge, asked)
+            shown, judgments = await attack_judge(
+                items,
+                attacks,
+                judge.engine,
+                rubric=judge.rubric,
+                config=judge.config,
+                seed=config.seed,
+                advance=lambda done, total: advance("attacks", done, total),
+            )
+            fingerprint, spec = judge.engine.fingerprint, judge.engine.spec
+        calls = ledger.summary(run_id=session)
+    reading = VerdictConfig(both_orders=judge.config.both_orders)
+    judged = judged_attacks(shown, judgments, config=reading, scale=judge.rubric.scale)
+    rows = attack_rows(judged, by_scores=judge.rubric.protocol != "pairwise", seed=config.seed)
+    return {
+        "outcome": "fooled" if fooled(rows) else "not fooled",
+        "judge": fingerprint,
+        "engine": spec,
+        "rubric": {"name": judge.rubric.name, "digest": judge.rubric.digest, "protocol": judge.rubric.protocol},
+        "channels": dict(Counter(judgments["channel"])),
+        "gold": {
+            "source": "built-in items" if config.gold.source == BUILT_IN else config.gold.source,
+            "items": len(items),
+            "prompts": gold.prompts.height,
+        },
+        "attacks": rows,
+        "statuses": dict(Counter(row["status"] for row in rows if row["status"])),
+        "states": dict(Counter(judgments["state"])),
+        "calls": calls,
+        "capped": spend.exhausted,
+        "limits": LIMITS,
+    }

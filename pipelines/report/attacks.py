@@ -1,0 +1,47 @@
+"""The page of a judge under attack: one picture of how far each attack got, the table behind it, and what the suite does not show."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from curators.judging.attacks import attack_line
+from pipelines.report.charts import attack_chart
+from pipelines.report.page import page_section, page_table
+
+
+def write_attack_report(found: Mapping[str, Any], to: Path) -> Path:
+    """Write the page; `found` is what `pipelines.attacks.judge_attack` gives. No script, no font, no picture from elsewhere."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    draft = to.with_name(f".{to.name}.{os.getpid()}")
+    draft.write_text(attack_page(found), encoding="utf-8")
+    draft.replace(to)
+    return to
+
+
+def attack_page(found: Mapping[str, Any]) -> str:
+    """The whole page as text, escaped throughout."""
+    calls, gold = found["calls"], found["gold"]
+    about = [
+        ("judge", found["judge"]),
+        ("rubric", f"{found['rubric']['name']}  {found['rubric']['digest'][:16]}"),
+        ("items", f"{gold['items']:,} of {gold['prompts']:,} prompts, {gold['source']}"),
+        ("read by", ", ".join(f"{channel} {n:,}" for channel, n in found["channels"].items())),
+        ("calls", f"{calls['requests']:,} requests, {calls['prompt_tokens']:,} + {calls['completion_tokens']:,} tokens"),
+        ("cost", None if calls["usd"] is None else f"{calls['usd']:,.2f} $"),
+    ]
+    lines = [attack_line(row) | {"why": row["why"], "source": row["source"]} for row in found["attacks"]]
+    counted = ", ".join(f"{n} {status}" for status, n in found["statuses"].items()) or "no attack was made"
+    body = [
+        f"<h1>{escape(found['engine'])} under attack</h1><p class=meta>{escape(counted)}</p>{page_table(('', ''), about)}",
+        page_section("How often the attacked worse answer wins, with 95 % intervals and bars", attack_chart(found["attacks"])),
+        page_section("Attack by attack", page_table(lines[0], (line.values() for line in lines))),
+        page_section("What this does not show", f"<p>{escape(found['limits'])}</p>"),
+    ]
+    style = (resources.files("pipelines.report") / "style.css").read_text(encoding="utf-8")
+    head = f'<meta charset="utf-8"><title>{escape(found["engine"])} under attack</title><style>{style}</style>'
+    return f'<!doctype html><html lang="en">{head}<body class="wide">{"".join(body)}</body></html>'

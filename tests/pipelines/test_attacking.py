@@ -1,0 +1,85 @@
+"""`pairmill judge-attack`: from a spec to a table, a page and an exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pipelines.cli import main
+from pipelines.report.attacks import attack_page
+
+EVIL = "<script>alert(1)</script>"
+
+
+def attack(lake: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["judge-attack", "--lake", str(lake / "lake"), *arguments])
+
+
+def found(done: Result) -> dict[str, Any]:
+    return dict(json.loads(done.stdout))
+
+
+FEW = ("--attacks", "dont_know,thought_process,combined", "--limit", "16")
+
+
+def test_a_judge_by_chance_is_fooled_by_an_empty_answer(tmp_path: Path) -> None:
+    page = tmp_path / "out" / "attacks.html"
+    done = attack(tmp_path, "--judge", "fake:judge", *FEW, "--json", "--to", str(page))
+    assert done.exit_code == 0, done.output
+    out = found(done)
+    assert out["outcome"] == "fooled"
+    assert out["gold"] == {"source": "built-in items", "items": 16, "prompts": 16}
+    rows = {row["attack"]: row for row in out["attacks"]}
+    assert list(rows) == ["none", "opening", "closing", "newline", "dont_know", "thought_process", "combined"]
+    assert rows["thought_process"]["held"] == {"gated": 16}
+    assert out["calls"]["requests"] == 16 * 2 * 6 + 1  # the gated ones cost nothing; one call shows what the engine can do
+    text = page.read_text()
+    assert text.count("<svg") == 1
+    assert "What this suite does not show" in text
+    assert str(tmp_path) not in text
+
+
+def test_a_rerun_is_free_and_strict_says_it_by_exit_code(tmp_path: Path) -> None:
+    first = attack(tmp_path, "--judge", "fake:judge", *FEW, "--json")
+    again = attack(tmp_path, "--judge", "fake:judge", *FEW, "--json", "--strict")
+    assert found(again)["attacks"] == found(first)["attacks"]
+    assert found(again)["calls"]["requests"] == 0
+    assert (first.exit_code, again.exit_code) == (0, 3)
+
+
+def test_the_table_ends_with_what_the_suite_does_not_show(tmp_path: Path) -> None:
+    done = attack(tmp_path, "--judge", "fake:judge", "--attacks", "master key", "--limit", "4", "--rubric", "pointwise", "--strict")
+    assert "caught" in done.stdout
+    assert done.stdout.strip().splitlines()[-1].startswith("What this suite does not show")
+
+
+def test_gold_of_ones_own(tmp_path: Path) -> None:
+    gold = tmp_path / "gold.jsonl"
+    rows = [{"q": f"Say {i}{EVIL}", "good": str(i), "bad": f"not {i} {EVIL}"} for i in range(5)]
+    gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = ("--map", "prompt=q", "--map", "chosen=good", "--map", "rejected=bad")
+    done = attack(tmp_path, "--judge", "fake:judge", "--gold", str(gold), *columns, "--attacks", "citation", "--json")
+    assert done.exit_code == 0, done.output
+    out = found(done)
+    assert out["gold"]["items"] == 5
+    assert "<script" not in attack_page({**out, "engine": EVIL, "judge": EVIL, "gold": {**out["gold"], "source": EVIL}})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--judge", "fake:judge", "--attacks", "hypnosis"), "['hypnosis'] are not known; there are"),
+        (("--judge", "fake:judge", "--gold", "none.jsonl"), "neither a file nor a version"),
+        (("--judge", "fake:judge", "--set", "bounds.min_judge_agreement=1"), "bounds"),
+        (("--judge", "nothing:x"), "nothing:x"),
+    ],
+)
+def test_mistakes_cost_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = attack(tmp_path, *arguments)
+    assert done.exit_code == 1
+    assert said in done.output
+    assert len(done.output.strip().splitlines()) <= 3

@@ -12,9 +12,11 @@ from typing import Any
 
 import polars as pl
 
+from curators.judging.defences import injection_suspect, repeated_answer
 from curators.judging.presentations import IDENTICAL
 from curators.judging.verdicts import VerdictConfig, final_judgments, verdicts
 from curators.statistics.agreement import cohen_kappa
+from curators.statistics.calibration import calibration, fit_temperature
 from curators.statistics.intervals import binomial, clustered_share, share
 
 DECIDED = pl.col("verdict").is_in(["a", "b"])
@@ -40,7 +42,11 @@ def judge_health(
     * `agreement`: the side that the gold prefers is preferred, of the pairs where the gold prefers one and the judge scored both
       (a half counts as a miss); `agreement_decided`: of the verdicts for a side only
     * `kappa`: Cohen's, of the pairs that both call a, b or a tie
+    * `calibration`: of the judge's `confidence` in the side that it prefers against the gold: ECE, Brier score, the temperature that would
+      mend it (above 1: too bold), and the reliability table
     * `longer`: the longer text wins, of the verdicts for a side; `own`: the judge's own text wins, of those where one alone is its own
+    * `injection_suspect`: of all generations those whose text carries a sign of injection (`defences.SIGNS`); they are judged all the same.
+      `repeated_answer`: prompts that got the same text, the commonest; all of them, where a policy answers with a constant
     * `tokens`: prompt and completion tokens of all judgments, attempts that could not be read included
     """
     final = final_judgments(judgments)
@@ -67,6 +73,7 @@ def judge_health(
         "tokens": {name: int(judgments[f"{name}_tokens"].sum()) for name in ("prompt", "completion")},
         **(_agreement(found, gold) if gold is not None else {}),
         **(_length(found, generations) if generations is not None else {}),
+        **(_answers(generations) if generations is not None else {}),
         **(_own(found, generations, policy) if generations is not None and policy is not None else {}),
     }
 
@@ -81,6 +88,8 @@ MEASURES = {
     "agreement_decided": "the same, of verdicts for a side only",
     "longer": "verdicts for the longer text",
     "own": "verdicts for the judge's own text against another's",
+    "injection_suspect": "answers with a sign of an injected verdict or order",
+    "repeated_answer": "prompts that got the commonest answer",
 }
 """What each share of a judge's health says, in the order to read them."""
 
@@ -91,6 +100,17 @@ def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
     if (kappa := health.get("kappa")) and kappa["value"] is not None:
         interval = f"{kappa['low']:.2f} to {kappa['high']:.2f}" if kappa["low"] is not None else ""
         rows.append(_line("Cohen's kappa with the gold", f"{kappa['n']} pairs", f"{kappa['value']:.2f}", interval))
+    if calibrated := health.get("calibration"):
+        advice = f"temperature {calibrated['temperature']:.2f} would mend it"
+        rows.append(_line(f"expected calibration error ({advice})", f"{calibrated['n']} pairs", f"{calibrated['ece']:.3f}", ""))
+    for judge, own in (health.get("members") or {}).items():
+        rows += [row | {"measure": f"{judge}: {row['measure']}"} for row in share_rows(own, {"agreement": MEASURES["agreement"]})]
+    if worth := health.get("panel"):
+        told = f"{worth['only_panel_right']} : {worth['only_best_right']}"
+        better = "beats" if worth["beats_best"] else "does not beat"
+        rows.append(
+            _line(f"the panel {better} its best member ({worth['best']})", f"{worth['n_both']} pairs", told, f"p = {worth['p_better']:.3f}")
+        )
     if health["label_mass"] is not None:
         rows.append(_line("mean probability of the labels together", "", f"{health['label_mass']:.3f}", ""))
     return rows
@@ -136,6 +156,7 @@ def _agreement(found: pl.DataFrame, gold: pl.DataFrame) -> dict[str, Any]:
         "agreement": _by_prompt(scored, right),
         "agreement_decided": _by_prompt(decided, right),
         "kappa": _kappa(joined),
+        "calibration": _calibration(scored.filter(pl.col("confidence").is_not_null() & (pl.col("side") != 0))),
     }
 
 
@@ -151,10 +172,27 @@ def _kappa(joined: pl.DataFrame) -> dict[str, Any]:
     return {"value": kappa.value, "low": kappa.low, "high": kappa.high, "n": kappa.n}
 
 
+def _calibration(sided: pl.DataFrame) -> dict[str, Any] | None:
+    """Null where the judge preferred no side with any confidence."""
+    if sided.is_empty():
+        return None
+    p, right = sided["confidence"].to_numpy(), (sided["side"] == sided["gold_side"]).cast(pl.Float64).to_numpy()
+    found = calibration(p, right)
+    told = {"n": found.n, "ece": found.ece, "brier": found.brier, "temperature": fit_temperature(p, right)}
+    return told | {"table": found.table.to_dicts()}
+
+
 def _length(found: pl.DataFrame, generations: pl.DataFrame) -> dict[str, Any]:
     joined = _joined(found, generations.select("generation_id", size=pl.col("text").str.len_chars().cast(pl.Int64)))
     decided = joined.filter(DECIDED & (pl.col("size") != pl.col("size_b")))
     return {"longer": _by_prompt(decided, (pl.col("size") > pl.col("size_b")) == (pl.col("verdict") == "a"))}
+
+
+def _answers(generations: pl.DataFrame) -> dict[str, Any]:
+    """What a program sees in the answers themselves."""
+    suspect = generations.select(injection_suspect()).to_series().drop_nulls()
+    _, n_same, n_prompts = repeated_answer(generations)
+    return {"injection_suspect": share(int(suspect.sum()), suspect.len()), "repeated_answer": share(n_same if n_same > 1 else 0, n_prompts)}
 
 
 def _own(found: pl.DataFrame, generations: pl.DataFrame, policy: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import getpass
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 DATASET_NAME = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -42,7 +42,16 @@ class EngineConfig(Strict):
     threads: int | None = Field(None, ge=1, description="CPU threads of an hf: engine; null: torch's default")
 
 
-EngineField = Annotated[EngineConfig, BeforeValidator(engine_spec)]
+ModelConfig = TypeVar("ModelConfig", bound=EngineConfig)
+
+
+def _writes_text(value: ModelConfig) -> ModelConfig:
+    if value.engine.startswith(("rm:", "classify:", "score:", "fake:reward")):
+        raise ValueError(f"{value.engine} is a reward model, which scores and writes nothing; give it as `reward`")
+    return value
+
+
+EngineField = Annotated[EngineConfig, BeforeValidator(engine_spec), AfterValidator(_writes_text)]
 
 
 class SamplingConfig(Strict):
@@ -67,7 +76,7 @@ class JudgeConfig(EngineConfig):
     max_tokens: int = Field(4096, ge=1)
 
 
-JudgeField = Annotated[JudgeConfig, BeforeValidator(engine_spec)]
+JudgeField = Annotated[JudgeConfig, BeforeValidator(engine_spec), AfterValidator(_writes_text)]
 
 
 class RewardConfig(EngineConfig):

@@ -1,0 +1,169 @@
+"""What sways a judge besides quality: length, position, its own texts; as effects with intervals, with what would confound them said.
+
+* `length_effect`: logit P(a wins) = lambda * (length of a - length of b) / 100 [+ beta * gold side], in characters. With soft
+  probabilities a linear regression of the logit, else a logistic one, which what it does not know of quality makes smaller than lambda.
+  Where the better text by gold is the longer one in more than 90 % of pairs (or 10 %) quality and length cannot be told apart.
+* `length_matched`: as many pairs whose chosen text is longer as whose is shorter, at every size of difference
+* `position_audit`: stability of repeated questions, consistency between orders, direction of the flips (exact binomial)
+* `self_preference`: how much more often a judge names its own text than gold does
+
+Flips and shares for every run are in `health`; attacks on purpose in `attacks`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from curators.engines.base import digest
+from curators.judging.juries import PAIR, decided_sides
+from curators.judging.verdicts import final_judgments
+from curators.statistics.intervals import Estimate, Floats, binomial, cluster_bootstrap, cluster_ratio, share
+from curators.statistics.logistic import fit_logistic
+
+PER = 100
+MOST_ONE_SIDED = 0.9
+_CLIP = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LengthEffect:
+    """`effect`: logits per 100 characters; null with a `reason`. `longer`: the share of verdicts for the longer text; `gold_longer`: the
+    share of gold. `with_gold`: the gold side was held equal. `soft`: fitted to logits of probabilities.
+    """
+
+    effect: Estimate
+    longer: Estimate
+    gold_longer: Estimate
+    with_gold: bool
+    soft: bool
+    reason: str | None
+
+
+def length_effect(
+    verdicts: pl.DataFrame, sizes: pl.DataFrame, gold: pl.DataFrame | None = None, *, n_resamples: int = 300, seed: int = 0
+) -> LengthEffect:
+    """The effect of length on one judge's verdicts; `sizes` has `generation_id` and `size` (characters), `gold` are right verdicts.
+
+    Counted are pairs with a probability (or a verdict a, b or tie), and with gold those that it decides.
+    """
+    rows = _with_sizes(verdicts, sizes)
+    said = pl.col("verdict").replace_strict({"a": 1.0, "tie": 0.5, "b": 0.0}, default=None, return_dtype=pl.Float64)
+    rows = rows.with_columns(p=pl.coalesce("p_a", said), more=(pl.col("size") - pl.col("size_b")) / PER).filter(pl.col("p").is_not_null())
+    if gold is not None:
+        rows = rows.join(decided_sides(gold), on=PAIR).with_columns(gold=pl.when(pl.col("gold") == "a").then(1.0).otherwise(-1.0))
+    else:
+        rows = rows.with_columns(gold=pl.lit(0.0))
+    soft = rows.filter(~pl.col("p").is_in([0.0, 0.5, 1.0])).height * 2 > rows.height
+    apart = rows.filter(pl.col("more") != 0)
+    gold_longer = cluster_ratio(apart.filter(pl.col("gold") != 0), (pl.col("gold") > 0) == (pl.col("more") > 0), seed=seed)
+    reason = _no_overlap(apart, gold_longer)
+    columns = [rows["more"].to_numpy(), *([rows["gold"].to_numpy()] if gold is not None else [])]
+    fit = _linear if soft else _logistic
+    statistic = (lambda weight: float("nan")) if reason else (lambda weight: fit(np.stack(columns, axis=1), rows["p"].to_numpy(), weight))
+    decided = apart.filter(pl.col("verdict").is_in(["a", "b"]))
+    return LengthEffect(
+        effect=cluster_bootstrap(rows["prompt_id"], statistic, n_resamples=n_resamples, seed=seed),
+        longer=cluster_ratio(decided, (pl.col("verdict") == "a") == (pl.col("more") > 0), seed=seed),
+        gold_longer=gold_longer,
+        with_gold=gold is not None,
+        soft=soft,
+        reason=reason,
+    )
+
+
+def _no_overlap(apart: pl.DataFrame, gold_longer: Estimate) -> str | None:
+    if apart.is_empty():
+        return "no pair differs in length"
+    at = gold_longer.value
+    if at is not None and max(at, 1 - at) > MOST_ONE_SIDED:
+        return f"the better text is the longer one in {at:.0%} of {gold_longer.n} pairs: length and quality cannot be told apart"
+    return None
+
+
+def _linear(x: Floats, p: Floats, weight: Floats) -> float:
+    inside = np.clip(p, _CLIP, 1 - _CLIP)
+    scaled = x * weight[:, None]
+    return float(np.linalg.lstsq(scaled.T @ x, scaled.T @ np.log(inside / (1 - inside)), rcond=None)[0][0])
+
+
+def _logistic(x: Floats, p: Floats, weight: Floats) -> float:
+    return float(fit_logistic(x, p, weight=weight)[0])
+
+
+def length_matched(
+    pairs: pl.DataFrame, *, chosen: str, rejected: str, pair_id: str = "pair_id", n_bins: int = 10, seed: int = 0
+) -> pl.DataFrame:
+    """The pairs with `keep` and `reason`, so that among the kept the chosen text is the longer one in half of those that differ.
+
+    Within each of `n_bins` bins by size of difference (`chosen`, `rejected`: columns of sizes), the pairs of the commoner direction that
+    come last by a hash of their id and the seed are dropped.
+    """
+    more = pl.col(chosen).cast(pl.Float64) - pl.col(rejected)
+    place = pl.Series("place", [digest(name, seed, size=8) for name in pairs[pair_id]], dtype=pl.String)
+    rows = pairs.with_columns(place, more=more)
+    bins = (pl.col("more").abs().rank("average") * n_bins / (pl.len() + 1)).floor()
+    equal = pl.col("more") == 0
+    rows = rows.with_columns(bin=pl.when(~equal).then(bins).otherwise(-1), longer=pl.col("more") > 0)
+    allowed = pl.min_horizontal(pl.col("longer").sum().over("bin"), (~pl.col("longer")).sum().over("bin"))
+    rank = pl.col("place").rank("ordinal").over("bin", "longer")
+    marked = rows.with_columns(keep=equal | (rank <= allowed))
+    reason = pl.when(~pl.col("keep")).then(pl.when("longer").then(pl.lit("chosen is longer")).otherwise(pl.lit("chosen is shorter")))
+    return marked.with_columns(reason=reason).drop("place", "more", "bin", "longer")
+
+
+def position_audit(judgments: pl.DataFrame) -> dict[str, Any]:
+    """Of one judge's pairwise judgments: `repetition` (votes that say what the first vote of the same presentation says), `consistent`
+    (pairs named alike in both orders, ties left out), `to_first` (of the others: those that name the first shown both times), its exact
+    `p`, and `effect`: the mean of P(first) over presentations, both orders of a pair weighing alike, minus 1/2.
+    """
+    ok = final_judgments(judgments).filter((pl.col("state") == "ok") & (pl.col("protocol") == "pairwise"))
+    first = pl.col("generation_ids").list.get(0) < pl.col("generation_ids").list.get(1)
+    pair = pl.col("generation_ids").list.sort().list.join(" ")
+    rows = ok.with_columns(pair=pair, first_id=first).sort("pair", "first_id", "vote")
+    shown = ["prompt_id", "pair", "first_id"]
+    repeated = rows.with_columns(again=pl.col("vote") > pl.col("vote").min().over(shown), once=pl.col("label").first().over(shown))
+    again = repeated.filter("again")
+    order = rows.group_by(shown).agg(p=pl.col("p_first").mean())
+    both = order.group_by("prompt_id", "pair").agg(
+        n=pl.len(), ab=pl.col("p").filter("first_id").first(), ba=pl.col("p").filter(~pl.col("first_id")).first()
+    )
+    both = both.filter(n=2)
+    named = both.filter((pl.col("ab") != 0.5) & (pl.col("ba") != 0.5))
+    to_first = named.filter((pl.col("ab") > 0.5) & (pl.col("ba") > 0.5)).height
+    to_second = named.filter((pl.col("ab") < 0.5) & (pl.col("ba") < 0.5)).height
+    return {
+        "repetition": share(again.filter(pl.col("label") == pl.col("once")).height, again.height),
+        "consistent": share(named.height - to_first - to_second, named.height),
+        "to_first": share(to_first, to_first + to_second),
+        "p": binomial(to_first, to_first + to_second),
+        "effect": cluster_ratio(both, (pl.col("ab") + pl.col("ba")) / 2 - 0.5),
+    }
+
+
+def self_preference(
+    verdicts: pl.DataFrame, generations: pl.DataFrame, gold: pl.DataFrame | None = None, *, seed: int = 0
+) -> dict[str, Estimate]:
+    """Of the pairs where one text alone is the judge's own (policy = judge) and it decides: `own`, the share of verdicts for its own; with
+    gold, of the pairs both decide, `gold_own`, the share that gold gives them, and `excess`, the difference.
+    """
+    wrote = generations.select("generation_id", "policy")
+    rows = verdicts.join(wrote, left_on="a_id", right_on="generation_id").join(wrote, left_on="b_id", right_on="generation_id", suffix="_b")
+    own_a, own_b = pl.col("policy") == pl.col("judge"), pl.col("policy_b") == pl.col("judge")
+    rows = rows.filter((own_a != own_b) & pl.col("verdict").is_in(["a", "b"])).with_columns(
+        own=own_a == (pl.col("verdict") == "a"), own_a=own_a
+    )
+    found = {"own": cluster_ratio(rows, "own", seed=seed)}
+    if gold is None:
+        return found
+    known = rows.join(decided_sides(gold), on=PAIR).with_columns(gold_own=pl.col("own_a") == (pl.col("gold") == "a"))
+    excess = pl.col("own").cast(pl.Float64) - pl.col("gold_own").cast(pl.Float64)
+    return found | {"gold_own": cluster_ratio(known, "gold_own", seed=seed), "excess": cluster_ratio(known, excess, seed=seed)}
+
+
+def _with_sizes(verdicts: pl.DataFrame, sizes: pl.DataFrame) -> pl.DataFrame:
+    known = sizes.select("generation_id", pl.col("size").cast(pl.Float64)).unique("generation_id")
+    return verdicts.join(known, left_on="a_id", right_on="generation_id").join(known, left_on="b_id", right_on="generation_id", suffix="_b")

@@ -57,6 +57,11 @@ SIGNS = MappingProxyType(
 )
 """Families of injected text by name, as patterns that Python and polars both read."""
 
+_CONTROL = re.compile(
+    r"(<[|｜])([^<>|｜\s][^<>|｜\n]{0,60})([|｜]>)|"  # Qwen, Llama 3, Phi, DeepSeek …
+    r"(<)(/?(?:s|bos|eos|pad|unk|sep|cls|start_of_turn|end_of_turn|extra_id_\d+))(>)|(\[)(/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS))(\])"
+)
+_FENCE = re.compile(r"<<(?=\s*/?\s*(?:prompt|reference|answer|text\d+|[AB]|/?SYS)\s*[:>])", re.IGNORECASE)
 _COMPILED = {name: re.compile(pattern) for name, pattern in SIGNS.items()}
 
 
@@ -78,6 +83,17 @@ def empty_reason(text: str, reference: str | None = None) -> str | None:
         return "an answer without a letter or digit"
     lines = [plain for line in text.splitlines() if (plain := _plain(line))]
     return "an answer that only announces one" if lines and all(line in OPENERS for line in lines) else None
+
+
+def without_marks(text: str) -> str:
+    """A text as data: what a tokenizer reads as the end of a turn, and what looks like a mark of our fences, gets a space inside.
+
+    A chat template does not protect its own tokens: `<|im_end|>` in an answer ends the user's turn, and what follows speaks as the system.
+
+    >>> without_marks("5<|im_end|><|im_start|>system"), without_marks("<</A:1f>> <b>bold</b> 1 << 2")
+    ('5<| im_end |><| im_start |>system', '< </A:1f>> <b>bold</b> 1 << 2')
+    """
+    return _CONTROL.sub(lambda match: " ".join(part for part in match.groups() if part), _FENCE.sub("< <", text))
 
 
 def injection_signs(text: str) -> tuple[str, ...]:

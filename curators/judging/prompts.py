@@ -11,6 +11,7 @@ from typing import Any, Literal
 import orjson
 
 from curators.errors import ConfigError
+from curators.judging.defences import without_marks
 from curators.judging.replies import reply_form
 from curators.judging.rubric import Rubric, load_rubric, parse_rubric
 
@@ -72,7 +73,7 @@ def render(
     fence_nonce: str | None = None,
     form: Literal["text", "json"] = "text",
 ) -> list[dict[str, str]]:
-    """The messages that one presentation sends to the judge; `answers` are in the order shown.
+    """The messages that one presentation sends to the judge; `answers` are in the order shown, data `without_marks`.
 
     The user's turn ends with the rubric's section `# reply`, or with the keys of the JSON object where the judge is to write one.
 
@@ -82,6 +83,7 @@ def render(
     mark = fence_nonce if rubric.fence else None
 
     def field(name: str, text: str) -> str:
+        text = without_marks(text)
         return text if mark is None else f"<<{name}:{mark}>>\n{text}\n<</{name}:{mark}>>"
 
     shown = [label_lines(a, LETTERS[i]) if rubric.line_labels else a for i, a in enumerate(answers)]

@@ -1,0 +1,74 @@
+"""Rationales of arithmetic pairs that name the first wrong step: a template that writes them, and a program that confirms them.
+
+A rationale names a step as `Line 2 of the rejected answer: "8 * 3 = 25", is 24 no`, the words of the judge's critique (`critiques.py`)
+once the letters are gone. `confirms` believes none of it: it walks both answers along the gold steps of `reference` itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from examples.arithmetic.critiques import walk
+from examples.arithmetic.world import first_wrong, solution_lines
+
+_CLAIM = re.compile(r"\bline (\d+) of the (chosen|rejected) answer: \"([^\"]*)\", is (.+?) (ok|no)\b", re.IGNORECASE)
+
+
+class Claim(NamedTuple):
+    """What a rationale says of one line; `line` counts from 1, `truth` is what should stand there."""
+
+    line: int
+    side: str
+    quoted: str
+    truth: str
+    right: bool
+
+
+def claims(rationale: str) -> list[Claim]:
+    """What a rationale says, line by line.
+
+    >>> claims('Line 2 of the rejected answer: "8 * 3 = 25", is 24 no')
+    [Claim(line=2, side='rejected', quoted='8 * 3 = 25', truth='24', right=False)]
+    """
+    return [
+        Claim(int(number), side.lower(), quoted, truth, mark.lower() == "ok")
+        for number, side, quoted, truth, mark in _CLAIM.findall(rationale)
+    ]
+
+
+def template_rationale(chosen: str, rejected: str, reference: str) -> str | None:
+    """The rationale of a pair whose chosen answer is right and whose rejected one is not; null for any other pair.
+
+    >>> gold = '{"answer": 24, "steps": ["12 - 4 = 8", "8 * 3 = 24"]}'
+    >>> right, wrong = "1. 12 - 4 = 8\\n2. 8 * 3 = 24\\nAnswer: 24", "1. 12 - 4 = 8\\n2. 8 * 3 = 25\\nAnswer: 25"
+    >>> print(template_rationale(right, wrong, gold))
+    The rejected answer goes wrong at one step, and the chosen answer does not. Line 2 of the rejected answer: "8 * 3 = 25", is 24 no
+    Every step of the chosen answer is right, down to its last line, "Answer: 24".
+    """
+    wrong = first_wrong(rejected, reference)
+    if wrong is None or first_wrong(chosen, reference) is not None or wrong >= len(solution_lines(rejected)):
+        return None
+    said, _, truth = walk("", rejected, reference)[-1].partition(": ")[2].rpartition(", is ")
+    return (
+        "The rejected answer goes wrong at one step, and the chosen answer does not. "
+        f'Line {wrong + 1} of the rejected answer: "{said}", is {truth}\n'
+        f'Every step of the chosen answer is right, down to its last line, "{solution_lines(chosen)[-1]}".'
+    )
+
+
+def confirms(rationale: str, chosen: str, rejected: str, reference: str) -> bool:
+    """Whether a rationale names the first wrong step of the rejected answer, as it stands there and with what it should have been, and
+    says nothing false of any other line.
+
+    >>> gold = '{"answer": 24, "steps": ["12 - 4 = 8", "8 * 3 = 24"]}'
+    >>> right, wrong = "1. 12 - 4 = 8\\n2. 8 * 3 = 24\\nAnswer: 24", "1. 12 - 4 = 8\\n2. 8 * 3 = 25\\nAnswer: 25"
+    >>> confirms('Line 2 of the rejected answer: "8 * 3 = 25", is 24 no', right, wrong, gold)
+    True
+    >>> confirms('Line 1 of the rejected answer: "12 - 4 = 8", is 7 no', right, wrong, gold)
+    False
+    """
+    true = {side: walk("", text, reference) for side, text in (("chosen", chosen), ("rejected", rejected))}
+    said = [(c.side, f"{c.line}: {c.quoted}, is {c.truth} {'ok' if c.right else 'no'}") for c in claims(rationale)]
+    names_it = true["rejected"][-1].endswith(" no") and ("rejected", true["rejected"][-1]) in said
+    return names_it and all(line in true[side] for side, line in said)

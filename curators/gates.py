@@ -27,8 +27,10 @@ class GateBounds:
     min_on_policy_share: float | None = None
     max_unscored_share: float | None = 0.5
     min_judge_agreement: float | None = None
+    min_gold_agreement: float | None = None
     max_judge_inconsistent_share: float | None = 0.5
     max_judge_first_deviation: float | None = None
+    min_rationale_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,12 +51,15 @@ class GateResult:
 class Candidate:
     """What is to be published: its pairs, and the health of who labelled them, a judge (`judge_health`) or searches (`search_health`).
 
-    Both are null where the labels came with the data.
+    Both are null where the labels came with the data. `trial`: the health of the judge, or panel, on gold pairs, null: it was not tried.
+    `rationales` (`rationale_health`): null where none were written.
     """
 
     pairs: pl.DataFrame
     health: Mapping[str, Any] | None = None
     search: Mapping[str, Any] | None = None
+    trial: Mapping[str, Any] | None = None
+    rationales: Mapping[str, Any] | None = None
 
     @property
     def judge(self) -> Mapping[str, Any] | None:
@@ -134,6 +139,12 @@ def min_judge_agreement(candidate: Candidate, bound: float) -> GateResult:
     return _at_least(name, candidate.judge["agreement"], bound, "pairs that the gold decides are judged as it does")
 
 
+def min_gold_agreement(candidate: Candidate, bound: float) -> GateResult:
+    if not candidate.trial:
+        return _not_applicable("min_gold_agreement", bound, "no judge was tried on gold pairs")
+    return _at_least("min_gold_agreement", candidate.trial["agreement"], bound, "gold pairs are judged as their label says")
+
+
 def max_judge_inconsistent_share(candidate: Candidate, bound: float) -> GateResult:
     name = "max_judge_inconsistent_share"
     if not candidate.judge or candidate.judge["protocol"] != "pairwise":
@@ -148,6 +159,12 @@ def max_judge_first_deviation(candidate: Candidate, bound: float) -> GateResult:
     return _deviation(name, candidate.judge["first"], bound, "presentations name the first shown")
 
 
+def min_rationale_share(candidate: Candidate, bound: float) -> GateResult:
+    if not candidate.rationales:
+        return _not_applicable("min_rationale_share", bound, "no rationales were written")
+    return _at_least("min_rationale_share", candidate.rationales["explained"], bound, "pairs have a rationale that passed every check")
+
+
 GATES: Mapping[str, Gate] = {
     "min_pairs": min_pairs,
     "max_duplicate_share": max_duplicate_share,
@@ -157,8 +174,10 @@ GATES: Mapping[str, Gate] = {
     "min_on_policy_share": min_on_policy_share,
     "max_unscored_share": max_unscored_share,
     "min_judge_agreement": min_judge_agreement,
+    "min_gold_agreement": min_gold_agreement,
     "max_judge_inconsistent_share": max_judge_inconsistent_share,
     "max_judge_first_deviation": max_judge_first_deviation,
+    "min_rationale_share": min_rationale_share,
 }
 """By the name of their bound in `GateBounds`."""
 

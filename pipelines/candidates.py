@@ -17,7 +17,7 @@ from curators.errors import SchemaError
 from curators.funnel import count_states
 from curators.gates import Candidate, GateBounds, check_gates
 from curators.sampling import bad_prompt, mark_duplicates, prompt_of
-from curators.schema import GENERATIONS, JUDGMENTS, PROMPTS, frame
+from curators.schema import GENERATIONS, JUDGMENTS, PROMPTS, RATIONALES, frame
 from pipelines.config import PromptsConfig, login_name
 from pipelines.runs import Run, code_digest
 from storage import Release
@@ -52,7 +52,7 @@ def prompt_row(row: Any, file: str) -> dict[str, Any]:
 def weigh(run: Run, pairs: pl.DataFrame, counts: Mapping[str, int]) -> dict[str, int]:
     """The gates' results of a candidate and its counts into the run's figures, its pairs into the run's directory."""
     figures = run.figures
-    candidate = Candidate(pairs=pairs, health=figures.health, search=figures.search)
+    candidate = Candidate(pairs=pairs, health=figures.health, search=figures.search, trial=figures.trial, rationales=figures.rationales)
     figures.gates = check_gates(candidate, GateBounds(**run.config.gates.model_dump()))
     figures.counts = {**counts, "pairs": pairs.height}
     known = pairs["on_policy"].drop_nulls()
@@ -61,7 +61,11 @@ def weigh(run: Run, pairs: pl.DataFrame, counts: Mapping[str, int]) -> dict[str,
     return figures.counts
 
 
-OWN_FACTS = {"generations": ["policy", "sampling", "seed"], "judgments": ["judge", "rubric_digest", "sampling"]}
+OWN_FACTS = {
+    "generations": ["policy", "sampling", "seed"],
+    "judgments": ["judge", "rubric_digest", "sampling"],
+    "rationales": ["writer", "rubric_digest", "sampling"],
+}
 """What a version's facts have in common: without it, a night's version would hold every earlier night's samples of the same prompts."""
 
 
@@ -74,7 +78,6 @@ def publish(run: Run) -> dict[str, Any]:
         own |= {table: data.select(OWN_FACTS[table]).unique()} if table in OWN_FACTS else {}
     if run.figures.refusal is None:
         pairs = run.read("pairs")
-        own["rationales"] = "pair_id"
         own["nodes"] = "tree_id" if "tree_id" in pairs.columns else pl.DataFrame(schema={"tree_id": pl.String})
         release = publish_version(
             run.lake,
@@ -111,6 +114,7 @@ def _facts(run: Run) -> Iterable[tuple[str, pl.DataFrame]]:
     yield "prompts", run.read("prompts").filter(pl.col("state") != "duplicate").unique("prompt_id", keep="first", maintain_order=True)
     yield "generations", run.read_shards("generations", GENERATIONS)
     yield "judgments", run.read_shards("judgments", JUDGMENTS)
+    yield "rationales", run.read_shards("rationales", RATIONALES)
 
 
 def _drop_intermediates(run: Run) -> None:
@@ -135,6 +139,8 @@ def manifest(run: Run) -> Mapping[str, Any]:
         "funnel": [funnel.as_dict() for funnel in figures.funnels],
         "health": figures.health,
         "search": figures.search,
+        **({"rationales": figures.rationales} if figures.rationales else {}),
+        "trial": figures.trial,
         "gates": [gate.as_dict() for gate in figures.gates],
         "counts": figures.counts,
         "on_policy_share": figures.on_policy_share,

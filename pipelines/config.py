@@ -88,6 +88,40 @@ class RewardConfig(EngineConfig):
 RewardField = Annotated[RewardConfig, BeforeValidator(engine_spec)]
 
 
+class PanelConfig(Strict):
+    """Several judges, one verdict a pair."""
+
+    judges: tuple[JudgeField, ...] = Field(min_length=2, description="judges of different models")
+    method: Literal["majority", "mean_logit", "weighted", "naive_bayes", "dawid_skene"] = Field(
+        "majority", description="weighted and naive_bayes are calibrated on `gold`, else on the verifier; dawid_skene needs three judges"
+    )
+    quorum: int | None = Field(None, ge=1, description="votes that a pair needs; null: more than half of the judges")
+    exclude_own: bool = Field(True, description="a judge has no vote about a text that it wrote itself")
+
+
+class RationaleConfig(EngineConfig):
+    """Who says why the chosen answer is better, and how that is checked (docs/judging.md)."""
+
+    kind: Literal["general", "detailed", "both"] = "general"
+    rubric: str | None = Field(None, description="path of a .md file of that kind; null: the shipped one")
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(1024, ge=1)
+    repairs: int = Field(1, ge=0, description="re-asks of a reply that cannot be used")
+    check_agreement: bool = Field(True, description="is the rationale read back, without the label, in both orders?")
+    judge: EngineField | None = Field(None, description="who reads it back; null: who wrote it")
+    min_words: int = Field(20, ge=1)
+    max_words: int = Field(400, ge=1)
+
+    @model_validator(mode="after")
+    def _one_rubric_one_kind(self) -> RationaleConfig:
+        if self.rubric is not None and self.kind == "both":
+            raise ValueError("`rubric` is of one kind and `kind` is both; name the rubric's kind, or leave `rubric` out")
+        return self
+
+
+RationaleField = Annotated[RationaleConfig, BeforeValidator(engine_spec)]
+
+
 class PairsConfig(Strict):
     policy: Literal["best_vs_worst", "best_vs_random", "all_pairs"] = "best_vs_worst"
     min_margin: float = Field(0.0, ge=0, description="smallest score difference of a pair")
@@ -108,8 +142,10 @@ class GatesConfig(Strict):
     min_on_policy_share: float | None = Field(None, ge=0, le=1)
     max_unscored_share: float | None = Field(0.5, ge=0, le=1)
     min_judge_agreement: float | None = Field(None, ge=0, le=1, description="with the gold verifier, on decidable pairs")
+    min_gold_agreement: float | None = Field(None, ge=0, le=1, description="with `gold`, before anything is sampled")
     max_judge_inconsistent_share: float | None = Field(0.5, ge=0, le=1)
     max_judge_first_deviation: float | None = Field(None, ge=0, le=0.5, description="|share of verdicts for the first shown - 1/2|")
+    min_rationale_share: float | None = Field(None, ge=0, le=1, description="of pairs with a rationale that passed every check")
 
 
 class CapsConfig(Strict):
@@ -196,24 +232,47 @@ class CurateConfig(PromptsConfig):
     """prompts → generations → judgments → verdicts → pairs → gates → a published version."""
 
     sampling: SamplingConfig = SamplingConfig()
-    judge: JudgeField | None = Field(None, description="a model judge; null: the verifier labels")
+    judge: JudgeField | None = Field(None, description="a model judge; null: the panel, the reward model or the verifier labels")
+    panel: PanelConfig | None = Field(None, description="several judges in place of one")
+    gold: GoldField | None = Field(None, description="labelled pairs that the judges are tried on before anything is sampled")
     reward: RewardField | None = Field(None, description="a reward model; it labels where there is no judge, and is kept beside one")
     verifier: str | None = Field(
         None, description="a shipped check or module:function; it labels where no model does, else it is that model's gold"
     )
+    annotate: Literal["judge", "rationale", "judge+rationale"] = Field(
+        "judge", description="what models write: judge labels, rationale reasons for labels that no judge makes, or both"
+    )
+    rationale: RationaleField | None = Field(None, description="who explains the labels, where `annotate` asks for rationales")
     pairs: PairsConfig = PairsConfig()
 
     @property
     def judges(self) -> dict[str, JudgeConfig]:
         """The model judges by role."""
+        if self.panel is not None:
+            return {f"judge-{number}": judge for number, judge in enumerate(self.panel.judges, 1)}
         return {"judge": self.judge} if self.judge else {}
 
     @model_validator(mode="after")
     def _someone_labels(self) -> CurateConfig:
-        if self.judge is None and self.reward is None and self.verifier is None:
+        if self.judge is not None and self.panel is not None:
+            raise ValueError("give `judge` or `panel`, not both: the panel's judges stand in panel.judges")
+        if self.gold is not None and not self.judges:
+            raise ValueError("`gold` tries judges, and there are none: give `judge` or `panel`")
+        if not (self.judges or self.reward or self.verifier):
             raise ValueError(
-                "nobody labels: give `judge` or `reward` (an engine spec), `verifier` (a check or module:function), or several"
+                "nobody labels: give `judge`, `panel` or `reward` (engine specs), `verifier` (a check or module:function), or several"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _rationales_as_annotated(self) -> CurateConfig:
+        wanted = self.annotate != "judge"
+        if wanted != (self.rationale is not None):
+            what = "needs `rationale` (an engine spec)" if wanted else "asks for no rationales: leave `rationale` out"
+            raise ValueError(f"annotate: {self.annotate} {what}, or name another of judge, rationale and judge+rationale")
+        if wanted and bool(self.judges) != (self.annotate == "judge+rationale"):
+            who = "takes its labels from somebody else; leave `judge` out" if self.judges else "needs a `judge`"
+            raise ValueError(f"annotate: {self.annotate} {who}, or use {'judge+rationale' if self.judges else 'rationale'}")
         return self
 
 

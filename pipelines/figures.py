@@ -9,6 +9,7 @@ from typing import Any
 from curators.funnel import Funnel, to_frame
 from curators.gates import GateResult, refusal
 from curators.judging.health import health_rows, share_rows
+from curators.rationales.health import MEASURES as RATIONALE_MEASURES
 from curators.stepsearch.health import MEASURES, remarks
 
 
@@ -19,6 +20,8 @@ class Figures:
     funnels: list[Funnel] = field(default_factory=list)
     health: dict[str, Any] | None = None
     search: dict[str, Any] | None = None
+    rationales: dict[str, Any] | None = None
+    trial: dict[str, Any] | None = None  # the health of the judge, or panel, on gold pairs, before anything was sampled
     trees: Counter[str] = field(default_factory=Counter)  # how many were `searched` by this process, and how many were `known` before
     gates: list[GateResult] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -31,10 +34,12 @@ class Figures:
 
     @property
     def health_rows(self) -> list[dict[str, Any]]:
-        """The health of the judge, or of the searches."""
+        """The health of the judge on gold pairs and on this run, or of the searches, and of the rationales."""
+        explained = share_rows(self.rationales, RATIONALE_MEASURES) if self.rationales else []
         if self.search:
-            return share_rows(self.search, MEASURES)
-        return health_rows(self.health) if self.health else []
+            return share_rows(self.search, MEASURES) + explained
+        tried = [row | {"measure": f"on gold: {row['measure']}"} for row in health_rows(self.trial)] if self.trial else []
+        return tried + (health_rows(self.health) if self.health else []) + explained
 
     @property
     def refusal(self) -> str | None:

@@ -12,7 +12,8 @@ from curators.judging.verdicts import VerdictConfig, final_judgments, group_scor
 from curators.pairs import PairConfig, build_pairs
 from curators.schema import GENERATIONS, JUDGMENTS
 from pipelines.candidates import weigh
-from pipelines.config import CurateConfig
+from pipelines.config import CurateConfig, PanelConfig
+from pipelines.panels import members_verdicts, panel_health, panel_verdicts
 from pipelines.runs import Run
 
 
@@ -25,7 +26,7 @@ def build(run: Run) -> dict[str, int]:
     judgments = run.read_shards("judgments", JUDGMENTS)
     labelling, gold = _by_role(run, config, judgments)
     usable = ("ok", "truncated") if config.sampling.use_truncated else ("ok",)
-    both_orders = config.judge.both_orders if config.judge else False
+    both_orders = bool(config.judges) and all(judge.both_orders for judge in config.judges.values())
     run.figures.funnels = [
         *run.figures.funnels[:1],
         count_states(generations, stage="sample", unit="generations", kept=usable),
@@ -47,7 +48,7 @@ def build(run: Run) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts that a candidate is made of. `labelling`: judgments of the one judge that labels; `gold`: a verifier's, or none."""
+    """The facts that a candidate is made of. `labelling`: judgments of the judge or panel that labels; `gold`: a verifier's, or none."""
 
     prompts: pl.DataFrame
     generations: pl.DataFrame
@@ -57,16 +58,20 @@ class Facts:
 
 def decide(run: Run, facts: Facts, pairing: PairConfig, reading: VerdictConfig) -> dict[str, int]:
     """Verdicts, scores, pairs, health and gates; the pairs go into the run's directory, the rest into its figures."""
-    found = verdicts(facts.labelling, reading)
-    scores = group_scores(found, facts.generations, facts.labelling)
-    judge = facts.labelling["judge"].unique().to_list()
+    figures, given = run.figures, getattr(run.config, "panel", None)
+    if given is None:
+        found = verdicts(facts.labelling, reading)
+        scores = group_scores(found, facts.generations, facts.labelling)
+        if pairing.policy:
+            figures.health = judge_health(facts.labelling, found, facts.generations, gold=facts.gold, policy=pairing.policy)
+    else:
+        found = _by_panel(run, facts, given, reading)
+        scores = group_scores(found, facts.generations)
+    judge = found["judge"].unique().to_list()
     pairs, funnels = build_pairs(
         facts.prompts, facts.generations, scores, verdicts=found, label_source=judge[0] if judge else None, config=pairing
     )
-    figures = run.figures
     figures.funnels += [_verdict_funnel(found), *funnels]
-    if pairing.policy:
-        figures.health = judge_health(facts.labelling, found, facts.generations, gold=facts.gold, policy=pairing.policy)
     counts = {
         "prompts": facts.prompts.height,
         "generations": facts.generations.height,
@@ -75,13 +80,24 @@ def decide(run: Run, facts: Facts, pairing: PairConfig, reading: VerdictConfig) 
     return weigh(run, pairs, counts)
 
 
+def _by_panel(run: Run, facts: Facts, config: PanelConfig, reading: VerdictConfig) -> pl.DataFrame:
+    """The panel's verdicts; calibrated on the gold pairs that its members were tried on, else on the verifier."""
+    members = members_verdicts(facts.labelling, facts.generations, config, reading)
+    tried = run.read("trial.verdicts") if run.path("trial.verdicts.parquet").exists() else None
+    gold = run.read("trial.gold") if tried is not None else verdicts(facts.gold) if facts.gold is not None else None
+    found = panel_verdicts(members, config, gold=gold, tried=tried)
+    policy = run.fingerprints["policy"]
+    run.figures.health = panel_health(facts.labelling, members, found, facts.generations, config, gold=facts.gold, policy=policy)
+    return found
+
+
 def _by_role(run: Run, config: CurateConfig, judgments: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame | None]:
     """The labels' judgments and the gold's: a model judge labels where there is one, else a reward model, and the verifier is its gold."""
-    if config.judge is None and config.reward is None:
+    if not config.judges and config.reward is None:
         return judgments, None
     by_reward, by_verifier = pl.col("protocol") == "reward", pl.col("protocol") == "verifier"
     gold = judgments.filter(by_verifier) if config.verifier else None
-    return judgments.filter(by_reward if config.judge is None else ~by_reward & ~by_verifier), gold
+    return judgments.filter(by_reward if not config.judges else ~by_reward & ~by_verifier), gold
 
 
 def _verdict_funnel(found: pl.DataFrame) -> Funnel:

@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from curators.errors import EngineBusy
 from curators.sampling import Row, gather_all
 from curators.schema import GENERATIONS, JUDGMENTS, frame
-from pipelines import candidates, imports, judged_pairs
+from pipelines import candidates, imports, judged_pairs, rationales, trials
 from pipelines.artifacts import show_outcome, show_table
 from pipelines.events import emit_published
 from pipelines.runs import RUNS, Run
@@ -60,11 +60,30 @@ async def _annotated(run: Run, prompt: Mapping[str, Any]) -> tuple[list[Row], li
     return found
 
 
+@task(name="write rationales", task_run_name="write rationales {number}", **PATIENT)
+async def write_rationales(key: str, number: int, start: int, stop: int) -> dict[str, int]:
+    """The rationales of one shard of pairs."""
+    return await rationales.write_shard(RUNS[key], number, start, stop)
+
+
+@task(name="weigh rationales", **PLAIN)
+async def weigh_rationales(key: str) -> dict[str, int]:
+    """What became of the rationales, and the gates once more."""
+    return await asyncio.to_thread(rationales.weigh_again, RUNS[key])
+
+
 @task(name="read prompts", **PLAIN)
 async def read_prompts(key: str) -> dict[str, int]:
     """The prompt file as rows with states, duplicates marked; only the usable ones are sampled."""
     run = RUNS[key]
     return await asyncio.to_thread(candidates.read_prompts, run)
+
+
+@task(name="try judges", **PATIENT)
+async def try_judges(key: str) -> dict[str, Any]:
+    """The judges on gold pairs, before anything is sampled; one that its gate refuses ends the run here."""
+    trial = await trials.try_judges(RUNS[key])
+    return {"agreement": trial["agreement"]}
 
 
 @task(name="build pairs", **PLAIN)

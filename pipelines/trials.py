@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -16,10 +17,13 @@ from curators.importing import import_facts
 from curators.judging.gold import Gold, calls_needed, gold_pairs, try_judge
 from curators.judging.health import judge_health
 from curators.judging.verdicts import VerdictConfig, verdicts
+from curators.sampling import gather_all
 from curators.schema import PAIRS, empty
-from pipelines.config import CheckConfig, GoldConfig
+from pipelines.config import CheckConfig, CurateConfig, GoldConfig, PanelConfig
 from pipelines.engines import budget, engines_open
-from pipelines.labelling import Judge, asking, open_judge
+from pipelines.labelling import Judge, asking, judges_of, open_judge
+from pipelines.panels import members_verdicts, panel_health, panel_verdicts
+from pipelines.runs import Run
 from storage import Lake, open_lake, resolve
 from storage.calls import open_ledger
 from storage.errors import DatasetNotFound
@@ -60,9 +64,45 @@ def _believed(judgments: pl.DataFrame) -> pl.DataFrame:
 async def trial(judge: Judge, gold: Gold, *, on_done: Callable[[int], None] | None = None) -> tuple[pl.DataFrame, dict[str, Any]]:
     """The judge's judgments of the gold pairs and its health on them."""
     judged = await try_judge(gold, judge.engine, rubric=judge.rubric, config=judge.config, on_done=on_done)
-    found = verdicts(judged, VerdictConfig(both_orders=judge.config.both_orders))
-    found = found.join(gold.pairs.select("a_id", "b_id"), on=["a_id", "b_id"], how="semi")  # a list compares other pairs too
+    found = _of_gold(verdicts(judged, VerdictConfig(both_orders=judge.config.both_orders)), gold)
     return judged, judge_health(judged, found, gold.generations, gold=gold.judgments, policy=judge.engine.fingerprint)
+
+
+async def try_judges(run: Run, *, on_done: Callable[[int], None] | None = None) -> dict[str, Any]:
+    """The run's judge, or its panel, on the gold pairs of its configuration; health and gate go into the run's figures.
+
+    The members' verdicts and the gold's stay in the run's directory: a panel may be calibrated on them.
+    """
+    config = run.config
+    assert isinstance(config, CurateConfig)
+    assert config.gold is not None
+    gold = await asyncio.to_thread(read_gold, config.gold, run.lake, seed=run.seed)
+    judges = await judges_of(run)
+    trials = await gather_all(try_judge(gold, j.engine, rubric=j.rubric, config=j.config, on_done=on_done) for j in judges)
+    judged = pl.concat(trials)
+    reading = VerdictConfig(both_orders=all(judge.config.both_orders for judge in judges))
+    if config.panel is None:
+        health = judge_health(judged, _of_gold(verdicts(judged, reading), gold), gold.generations, gold=gold.judgments)
+    else:
+        members = _of_gold(members_verdicts(judged, gold.generations, config.panel, reading), gold)
+        health = _panel_trial(run, config.panel, judged, members, gold)
+    bound = config.gates.min_gold_agreement
+    run.figures.trial = health
+    run.figures.gates = [] if bound is None else [GATES["min_gold_agreement"](Candidate(pairs=empty(PAIRS), trial=health), bound)]
+    return health
+
+
+def _panel_trial(run: Run, config: PanelConfig, judged: pl.DataFrame, members: pl.DataFrame, gold: Gold) -> dict[str, Any]:
+    truth = verdicts(gold.judgments, VerdictConfig(both_orders=False))
+    run.write("trial.verdicts", members)
+    run.write("trial.gold", truth)
+    found = panel_verdicts(members, config, gold=truth)
+    return panel_health(judged, members, found, gold.generations, config, gold=gold.judgments)
+
+
+def _of_gold(found: pl.DataFrame, gold: Gold) -> pl.DataFrame:
+    """The verdicts about gold pairs; a list compares others too."""
+    return found.join(gold.pairs.select("a_id", "b_id"), on=["a_id", "b_id"], how="semi")
 
 
 def judge_gates(health: Mapping[str, Any], bounds: Mapping[str, float | None]) -> list[GateResult]:

@@ -1,4 +1,4 @@
-"""Flow `curate`: prompts → generations → judgments → verdicts → pairs → gates → a published version."""
+"""Flow `curate`: prompts → generations → judgments → verdicts → pairs → rationales → gates → a published version."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect import flow
 
 from pipelines import tasks
 from pipelines.config import CurateConfig
-from pipelines.curation import annotated, curation
+from pipelines.curation import annotated, curation, explained
 
 
 @flow(name="curate", flow_run_name="curate {config.dataset}", retries=0, persist_result=False)
@@ -24,8 +24,12 @@ async def curate(config: CurateConfig) -> dict[str, Any]:
             await tasks.announce(run.key)
             return run.outcome("reused")
         await tasks.read_prompts(run.key)
-        await annotated(run)
-        await tasks.build_candidate(run.key)
+        if config.gold is not None:
+            await tasks.try_judges(run.key)
+        if run.figures.refusal is None:
+            await annotated(run)
+            await tasks.build_candidate(run.key)
+        await explained(run)
         await asyncio.gather(tasks.show_figures(run.key), tasks.publish_candidate(run.key))
         await tasks.announce(run.key)
         return run.outcome()

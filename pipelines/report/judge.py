@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from curators.judging.health import MEASURES, health_rows
-from pipelines.report.charts import counts_chart, health_chart
+from pipelines.report.charts import counts_chart, health_chart, reliability_chart
 from pipelines.report.page import page_section, page_table
 
 
@@ -43,6 +43,7 @@ def judge_page(found: Mapping[str, Any]) -> str:
             "Measured", page_table(("measure", "count", "figure", "95 % interval"), (row.values() for row in health_rows(health)))
         ),
         page_section("Verdicts", counts_chart({name: n for name, n in health["n_verdicts"].items() if n})),
+        page_section("Calibration", _calibration(health["calibration"])) if health.get("calibration") else "",
         page_section("Not understood", _unread(found["unread"])) if found["unread"] else "",
     ]
     style = (resources.files("pipelines.report") / "style.css").read_text(encoding="utf-8")
@@ -59,6 +60,12 @@ def _sentence(health: Mapping[str, Any]) -> str:
     return f"{told} ({agreement['low']:.1%} to {agreement['high']:.1%}): " + (
         "better than a coin." if better else "nothing shows that it is better than a coin."
     )
+
+
+def _calibration(found: Mapping[str, Any]) -> str:
+    told = f"Expected calibration error {found['ece']:.3f}, Brier score {found['brier']:.3f} over {found['n']:,} pairs."
+    chart = reliability_chart(found["table"], "confidence in the preferred side", "share that the gold prefers too")
+    return f"<p>{told} The numbers beside the points are pairs.</p>{chart}"
 
 
 def _gates(gates: list[dict[str, Any]]) -> str:

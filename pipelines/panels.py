@@ -1,0 +1,65 @@
+"""The verdicts that label: one judge's, or a panel's; and what its health is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from curators.errors import VerdictError
+from curators.judging.health import judge_health
+from curators.judging.juries import BY_GOLD, JuryConfig, not_of_its_own, panel
+from curators.judging.jury_report import panel_report
+from curators.judging.verdicts import VerdictConfig, verdicts
+from pipelines.config import PanelConfig
+
+
+def jury(config: PanelConfig) -> JuryConfig:
+    """How the members of a configured panel are combined."""
+    return JuryConfig(method=config.method, quorum=config.quorum)
+
+
+def members_verdicts(judgments: pl.DataFrame, generations: pl.DataFrame, config: PanelConfig, reading: VerdictConfig) -> pl.DataFrame:
+    """`verdicts` of every member about every pair, unscored where a member wrote one of the texts."""
+    found = verdicts(judgments, reading)
+    return not_of_its_own(found, generations) if config.exclude_own else found
+
+
+def panel_verdicts(
+    members: pl.DataFrame, config: PanelConfig, *, gold: pl.DataFrame | None, tried: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """One verdict a pair. `gold`: verdicts that are right, about these pairs or about those of `tried`, the members' on gold."""
+    if config.method in BY_GOLD and tried is not None:
+        whole = panel(pl.concat([members, tried]), jury(config), gold=gold)
+        return whole.join(members.select("a_id", "b_id").unique(), on=["a_id", "b_id"], how="semi")
+    return panel(members, jury(config), gold=gold)
+
+
+def panel_health(
+    judgments: pl.DataFrame,
+    members: pl.DataFrame,
+    found: pl.DataFrame,
+    generations: pl.DataFrame,
+    config: PanelConfig,
+    *,
+    gold: pl.DataFrame | None,
+    policy: str | None = None,
+) -> dict[str, Any]:
+    """`judge_health` of the panel, with `members`: each one's own, and `panel`: whether it beats its best member on the gold."""
+    health = judge_health(judgments, found, generations, gold=gold, policy=policy)
+    each = {
+        judge: judge_health(judgments.filter(pl.col("judge") == judge), members.filter(pl.col("judge") == judge), generations, gold=gold)
+        for judge in members["judge"].unique().sort()
+    }
+    told = None if gold is None else _worth(members, verdicts(gold, VerdictConfig(both_orders=False)), config)
+    return health | {"judge": found["judge"][0] if found.height else "panel", "members": each, "panel": told}
+
+
+def _worth(members: pl.DataFrame, gold: pl.DataFrame, config: PanelConfig) -> dict[str, Any] | None:
+    """Null where the gold decides none of the pairs."""
+    try:
+        found = panel_report(members, gold, jury(config))
+    except VerdictError:
+        return None
+    names = ("best", "n_both", "only_panel_right", "only_best_right", "p_better", "beats_best")
+    return {name: getattr(found, name) for name in names} | {"accuracy": found.members.to_dicts()}

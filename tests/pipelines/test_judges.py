@@ -1,0 +1,118 @@
+"""Judges in flow `curate` and on their own: a panel, gold pairs before anything is bought, and `pairmill judge-check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import yaml
+
+from curators.errors import ConfigError
+from pipelines.config import CurateConfig
+from pipelines.config_files import assigned
+from tests.pipelines.conftest import outcome, write_prompts
+
+Pairmill = Callable[..., CompletedProcess[str]]
+
+PROMPTS = [f"What is {i} + {i}?" for i in range(12)]
+LOOSE = {"max_judge_inconsistent_share": None, "max_unscored_share": None}
+
+
+def write_gold(path: Path, n: int = 40) -> Path:
+    rows = [{"prompt": f"Question {i}", "chosen": f"Yes, {i}.", "rejected": f"No, {i} is not it."} for i in range(n)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def config(tmp_path: Path, **given: object) -> str:
+    prompts = str(write_prompts(tmp_path / "p.jsonl", PROMPTS))
+    (tmp_path / "even.py").write_text("def even(*, prompt, response, reference):\n    return len(response) % 2 == 0\n")
+    file = tmp_path / "curate.yaml"
+    file.write_text(yaml.safe_dump({"dataset": "sums", "prompts": prompts, "policy": "fake:", "gates": LOOSE, **given}))
+    return str(file)
+
+
+def test_a_panel_labels_and_says_whether_it_is_worth_its_price(pairmill: Pairmill, tmp_path: Path) -> None:
+    panel = {"judges": ["fake:judge", {"engine": "fake:", "rubric": "pairwise"}], "exclude_own": False, "quorum": 2}
+    done = pairmill("run", "curate", "--config", config(tmp_path, panel=panel, verifier="even:even"))
+    assert done.returncode == 0, done.stderr
+    told = outcome(done)
+    health = told["health"]
+    assert health["judge"] == "panel:majority(fake:,fake:judge)"
+    assert set(health["members"]) == {"fake:", "fake:judge"}
+    assert health["panel"]["best"] in health["members"]
+    assert {row["judge"] for row in health["panel"]["accuracy"]} == {"fake:", "fake:judge", "panel"}
+    judged = json.loads(pairmill("sql", "SELECT judge, count(*) AS n FROM judgments GROUP BY 1 ORDER BY 1", "--json").stdout)
+    by_judge = {row["judge"]: row["n"] for row in judged}
+    assert by_judge["fake:"] == by_judge["fake:judge"] == 12 * 6 * 2
+    labels = json.loads(pairmill("sql", "SELECT DISTINCT label_source FROM sums", "--json").stdout)
+    assert labels == [{"label_source": "panel:majority(fake:,fake:judge)"}]
+
+
+def test_a_judge_that_gold_refuses_costs_nothing_more(pairmill: Pairmill, tmp_path: Path) -> None:
+    gold = {"source": str(write_gold(tmp_path / "gold.jsonl")), "limit": 20}
+    gates = {**LOOSE, "min_gold_agreement": 0.99}
+    done = pairmill("run", "curate", "--config", config(tmp_path, judge="fake:judge", gold=gold, gates=gates))
+    assert done.returncode == 3, done.stderr
+    told = outcome(done)
+    assert "min_gold_agreement" in told["refusal"]
+    assert "gold pairs are judged as their label says" in told["refusal"]
+    assert told["calls"]["samples"] == 20 * 2 + 1  # both orders, and whether it holds to a schema
+    assert told["counts"] is None
+
+
+def test_gold_is_part_of_the_manifest_of_a_judge_that_passes(pairmill: Pairmill, tmp_path: Path) -> None:
+    gold = {"source": str(write_gold(tmp_path / "gold.jsonl")), "limit": 20}
+    gates = {**LOOSE, "min_gold_agreement": 0.01}
+    done = pairmill("run", "curate", "--config", config(tmp_path, judge="fake:judge", gold=gold, gates=gates))
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(pairmill("show", "sums", "--json").stdout)["manifest"]
+    assert shown["trial"]["agreement"]["n"] == 20
+    assert {gate["name"]: gate["passed"] for gate in shown["gates"]}["min_gold_agreement"] is True
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"judge": "fake:judge", "panel": {"judges": ["fake:", "fake:judge"]}}, "give `judge` or `panel`, not both"),
+        ({"panel": {"judges": ["fake:judge"]}}, "panel.judges: tuple should have at least 2 items"),
+        ({"verifier": "numeric", "gold": "gold.jsonl"}, "`gold` tries judges, and there are none"),
+        ({"judge": {"engine": "fake:", "min_channel": "vote"}}, "judge.min_channel: input should be 'options', 'json' or 'text'"),
+    ],
+)
+def test_judges_that_do_not_fit_together_are_refused(given: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        assigned(CurateConfig, {"dataset": "d", "prompts": "p.jsonl", "policy": "fake:", **given}, ())
+
+
+def test_judge_check_measures_a_judge_and_a_rerun_is_free(pairmill: Pairmill, tmp_path: Path) -> None:
+    gold = str(write_gold(tmp_path / "gold.jsonl"))
+    arguments = ("judge-check", "--judge", "fake:judge", "--gold", gold, "--limit", "30", "--to", "judge.html")
+    first = pairmill(*arguments, "--json")
+    assert first.returncode == 0, first.stderr
+    told = json.loads(first.stdout)
+    assert (told["health"]["agreement"]["n"], told["calls_needed"], told["health"]["channels"]) == (30, 60, {"json": 60})
+    again = json.loads(pairmill(*arguments, "--json").stdout)
+    assert again["calls"]["requests"] == 0
+    assert again["health"] == told["health"]
+    page = (tmp_path / "judge.html").read_text()
+    assert "pairs decided by the gold and judged as it does" in page
+    assert "<script" not in page
+    table = pairmill(*arguments)
+    assert "Cohen's kappa with the gold" in table.stdout
+
+
+def test_judge_check_refuses_by_a_bound_and_says_what_is_wrong(pairmill: Pairmill, tmp_path: Path) -> None:
+    gold = str(write_gold(tmp_path / "gold.jsonl"))
+    done = pairmill("judge-check", "--judge", "fake:judge", "--gold", gold, "--set", "bounds.min_judge_agreement=0.95")
+    assert done.returncode == 3
+    assert "NO" in done.stdout
+    missing = pairmill("judge-check", "--judge", "fake:judge", "--gold", "nowhere.jsonl")
+    assert missing.returncode == 1
+    assert "'nowhere.jsonl' is neither a file nor a version of the lake" in missing.stderr
+    weak = pairmill("judge-check", "--judge", "fake:judge", "--gold", gold, "--set", "judge.min_channel=options")
+    assert weak.returncode == 1
+    assert "cannot be asked by min_channel options" in weak.stderr

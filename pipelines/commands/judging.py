@@ -18,8 +18,9 @@ REFUSED = 3
 
 
 @click.command(name="judge-check")
-@click.option("--judge", "spec", required=True, help="Engine spec: hf:PATH, openai:MODEL@http://host:port/v1, replay:FILE …")
-@click.option("--gold", required=True, help="File of labelled pairs (as `pairmill import` reads it), or NAME@V of the lake.")
+@click.option("--judge", "spec", help="Engine spec: hf:PATH, openai:MODEL@http://host:port/v1, replay:FILE …")
+@click.option("--gold", help="File of labelled pairs (as `pairmill import` reads it), or NAME@V of the lake; the texts of --transcripts.")
+@click.option("--transcripts", help="In place of --judge: file of replies that judges gave elsewhere, read again and compared.")
 @click.option("--rubric", default="pairwise", show_default=True, help="A shipped rubric's name or the path of a .md file.")
 @click.option("--map", "columns", multiple=True, metavar="TARGET=SOURCE", help="Where a column of the gold file comes from.")
 @click.option("--limit", type=int, default=200, show_default=True, help="Pairs at most; 0: all.")
@@ -29,8 +30,9 @@ REFUSED = 3
 @json_option
 @one_line_errors
 def judge_check(
-    spec: str,
-    gold: str,
+    spec: str | None,
+    gold: str | None,
+    transcripts: str | None,
     rubric: str,
     columns: tuple[str, ...],
     limit: int,
@@ -40,6 +42,13 @@ def judge_check(
     as_json: bool,
 ) -> None:
     """Try a judge on pairs with known labels: agreement, flip rate, position, ties, calibration, cost. Exit code 3: refused by a bound."""
+    if transcripts is not None:
+        if spec is not None:
+            raise click.UsageError("--transcripts has its own judges; give it or --judge, not both.")
+        check_recorded(transcripts, gold, as_json=as_json)
+        return
+    if spec is None or gold is None:
+        raise click.UsageError("give --judge and --gold, or --transcripts.")
     from pipelines.config import CheckConfig
     from pipelines.config_files import assigned
     from pipelines.progress import showing
@@ -61,6 +70,57 @@ def judge_check(
         click.echo(f"report: {write_judge_report(found, Path(page)).absolute()}", err=True)
     print_json(found) if as_json else print_check(found)
     sys.exit(0 if found["outcome"] == "passed" else REFUSED)
+
+
+def check_recorded(file: str, texts: str | None, *, as_json: bool) -> None:
+    """Judges that somebody else has asked: their replies read by our grammars."""
+    from pipelines.progress import showing
+    from pipelines.transcripts import check_transcripts
+
+    with showing() as advance:
+        found = asyncio.run(check_transcripts(file, texts, advance))
+    print_json(found) if as_json else print_recorded(found)
+
+
+def print_recorded(found: Mapping[str, Any]) -> None:
+    """A line a judge and strategy, then the replies that were not understood, then those that the file reads as something else."""
+    every = found["recordings"]
+    click.echo(
+        f"{found['file']}: layout {found['layout']}, {found['rows']['read']:,} rows read, dropped {found['rows']['dropped'] or 'none'}\n"
+    )
+    if found["without_texts"]:
+        click.echo(f"of {found['without_texts']:,} items the texts are not known (--gold FILE)\n")
+    print_rows([recorded_row(one) for one in every], as_json=False)
+    for name, what in (("unread", "not understood"), ("differing", "read as something else by the file")):
+        rows = [{"judge": one["judge"], "strategy": one["strategy"]} | row for one in every for row in one[name]]
+        click.echo(f"\n{what}: {len(rows):,}")
+        columns = ("judge", "strategy", *(("state", "reason") if name == "unread" else ("shown", "ours", "file")), "raw")
+        print_rows([{column: row[column] for column in columns} for row in rows], as_json=False, empty="", most_rows=20, widest=60)
+
+
+def recorded_row(one: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of one recorded judge as a person reads them: shares in percent with their 95 % interval."""
+    read = {state: n for state, n in one["states"].items() if state != "ok"}
+    against = {name: n for name, n in one["file"].items() if name != "same"}
+    columns = {"accuracy": "accuracy", "flip": "flips", "kept": "kept", "accuracy_kept": "accuracy of kept"}
+    return {
+        "judge": one["judge"],
+        "strategy": one["strategy"],
+        "replies": one["replies"],
+        "read": percent(one["read"]),
+        "not read": read or None,
+        **{title: percent(one[name]) for name, title in columns.items()},
+        "votes alike": percent(one["votes"]["alike"]) if one["votes"] else None,
+        "as the file": one["file"].get("same", 0),
+        "else": against or None,
+    }
+
+
+def percent(share: Mapping[str, Any] | None) -> str | None:
+    """A share with its interval; null where there is nothing to count."""
+    if not share or share["share"] is None:
+        return None
+    return f"{share['share']:.1%} ({share['low']:.0%}-{share['high']:.0%})"
 
 
 def print_check(found: Mapping[str, Any]) -> None:

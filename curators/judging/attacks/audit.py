@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import orjson
@@ -92,7 +93,8 @@ async def attack_judge(
         ConfigError: the rubric, the channel and the engine do not fit together.
         EngineBusy: the endpoint is down.
     """
-    cases = [(item, attack) for item in {item.item_id: item for item in items}.values() for attack in (None, *attacks)]
+    different = {item.item_id: item for item in items}.values()
+    cases = list(product(different, (None, *attacks)))
     done = 0
 
     async def judged(item: Item, attack: Attack | None) -> tuple[Row | None, list[Row]]:

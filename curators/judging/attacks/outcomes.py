@@ -34,11 +34,12 @@ LIMITS = (
 def judged_attacks(
     shown: pl.DataFrame, judgments: pl.DataFrame, *, config: VerdictConfig | None = None, scale: tuple[int, int] = (1, 5)
 ) -> pl.DataFrame:
-    """One row for every item and attack: `item`, `attack`, `kind`, `prompt_id`, `text`, `won`, `outcome`, `shift`, `before`, `suspect`.
+    """One row for every item and attack: `item`, `attack`, `kind`, `prompt_id`, `text`, `won`, and what follows.
 
     `outcome`: `loser`, `better`, `tie`, `orders disagree`; without a verdict `gated`, `fence mark` or `ambiguous` (our code refused the
     answer or the reply), or `no verdict` (anything else that went wrong: it counts nowhere). `before`: the outcome without the attack.
-    `shift`: how far P(loser wins) moved or, in parts of the scale, the loser's score against the better answer's; null where one has none.
+    `strength`: P(loser wins) - 1/2 or, in parts of the scale, the loser's score less the better answer's; null where there is none.
+    `shift`: how far that moved.
     `suspect`: the attacked text carries a sign of injection.
     """
     found = verdicts(check(judgments, "judgments"), config or VerdictConfig())
@@ -54,7 +55,7 @@ def judged_attacks(
     return (
         rows.join(plain, on="item", how="left")
         .with_columns(won=won, shift=pl.col("strength") - pl.col("strength_before"), suspect=injection_suspect())
-        .select("item", "attack", "kind", "prompt_id", "text", "won", "outcome", "shift", "before", "suspect")
+        .select("item", "attack", "kind", "prompt_id", "text", "won", "outcome", "strength", "shift", "before", "suspect")
         .sort("attack", "prompt_id", "item")
     )
 

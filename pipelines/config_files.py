@@ -15,7 +15,7 @@ from pipelines.config import CurateConfig, ImportConfig, TrainConfig
 from pipelines.steps.config import StepsConfig
 
 FLOW_CONFIGS: dict[str, type[BaseModel]] = {"curate": CurateConfig, "steps": StepsConfig, "train": TrainConfig, "import": ImportConfig}
-ENGINES = ("policy", "judge", "reward")
+ENGINES = ("policy", "judge", "reward", "rationale")
 
 
 def load_config(flow: str, file: str | None, assignments: Iterable[str]) -> BaseModel:

@@ -11,6 +11,7 @@ from pipelines import tasks
 from pipelines.config import CurateConfig, EngineConfig
 from pipelines.labelling import annotator
 from pipelines.prompt_runs import in_shards, prompt_run
+from pipelines.rationales import explainer, rubrics_of, writers
 from pipelines.runs import Run
 
 
@@ -20,6 +21,10 @@ def curation(config: CurateConfig) -> AbstractAsyncContextManager[Run]:
     if config.reward is not None:
         roles["reward"] = config.reward
     files = {f"{role}.rubric": judge.rubric for role, judge in config.judges.items() if judge.rubric.endswith(".md")}
+    roles |= writers(config)
+    if config.rationale is not None:
+        rubrics_of(config.rationale)  # what is wrong with it is found before anything is paid
+        files |= {"rationale.rubric": config.rationale.rubric} if config.rationale.rubric else {}
     code = {} if config.verifier is None else {"verifier": load_verifier(config.verifier).judge}
     return prompt_run("curate", config, roles, files=files, code=code)
 
@@ -30,3 +35,14 @@ async def annotated(run: Run) -> None:
     run.annotate = await annotator(run)
     run.drop_shards()  # those of a killed attempt, perhaps of another size; their calls are in the ledger
     await in_shards(run, lambda *shard: tasks.annotate_shard(run.key, *shard), n=n, doing="prompts sampled and judged")
+
+
+async def explained(run: Run) -> None:
+    """The pairs' rationales, shard by shard, where the configuration asks for them; a candidate that is refused already buys none."""
+    config = run.config
+    assert isinstance(config, CurateConfig)
+    if config.rationale is None or run.figures.refusal is not None or not (n := run.read("pairs").height):
+        return
+    run.explain = explainer(run, config.rationale)
+    await in_shards(run, lambda *shard: tasks.write_rationales(run.key, *shard), n=n, doing="pairs explained", unit="pairs")
+    await tasks.weigh_rationales(run.key)

@@ -73,23 +73,24 @@ def _pinned(config: PromptsConfig, roles: Mapping[str, EngineConfig], seed: int,
     return dict(roles) | {role: engine.model_copy(update={"engine": then[role]}) for role, engine in floating.items()}
 
 
-async def in_shards(run: Run, work: Callable[[int, int, int], Awaitable[object]], *, n: int, doing: str) -> None:
-    """`work(number, start, stop)` for every shard of `n` prompts, a few at a time over the same engines, so that their slots stay full.
+async def in_shards(run: Run, work: Callable[[int, int, int], Awaitable[object]], *, n: int, doing: str, unit: str = "prompts") -> None:
+    """`work(number, start, stop)` for every shard of `n` prompts (or `unit`), a few at a time over the same engines: slots stay full.
 
-    `doing` says in the UI what becomes of a prompt; `run.advance` moves the bar.
+    `doing` says in the UI what becomes of one; `run.advance` moves the bar.
     """
     config = run.config
     assert isinstance(config, PromptsConfig)
     size = config.shard_prompts
     turn = asyncio.Semaphore(config.concurrent_shards)
     bar = await ProgressArtifact.create(config.dataset, doing)
+    run.done.clear()
 
     async def shard(number: int, start: int) -> None:
         async with turn:
             await work(number, start, min(start + size, n))
 
     with showing() as advance:
-        run.on_advance = lambda done: advance("prompts", done, n)
+        run.on_advance = lambda done: advance(unit, done, n)
         watch = asyncio.create_task(bar.follow(lambda: (len(run.done), n)))
         try:
             await gather_all(shard(number, start) for number, start in enumerate(range(0, n, size)))

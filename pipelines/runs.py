@@ -57,6 +57,7 @@ class Run:
     done: set[str] = field(default_factory=set)  # ids of the prompts that are through
     slots: asyncio.Semaphore | None = None  # of trees searched at a time
     annotate: Callable[[Mapping[str, Any]], Awaitable[tuple[list[Row], list[Row]]]] = field(init=False)  # a prompt → generations, judgments
+    explain: Callable[[Mapping[str, Any]], Awaitable[list[Row]]] = field(init=False)  # a pair → rationales
     on_advance: Callable[[int], None] | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -83,6 +84,7 @@ class Run:
             **({"source": figures.source or found["source"]} if figures.source or found.get("source") else {}),
             "health": figures.health or found.get("health"),
             **({"search": search} if (search := figures.search or found.get("search")) else {}),
+            **({"rationales": rationales} if (rationales := figures.rationales or found.get("rationales")) else {}),
             "calls": self.calls(),
             **({"trees": figures.trees} if figures.trees else {}),
             "seconds": round(time.monotonic() - self.started, 2),

@@ -20,6 +20,7 @@ import orjson
 
 from curators.engines.base import digest
 from curators.errors import ConfigError
+from curators.judging.defences import without_marks
 from curators.judging.prompts import answer_text, conversation_text, label_lines
 
 KINDS = ("general", "detailed")
@@ -136,6 +137,7 @@ def render_rationale(rubric: RationaleRubric, sides: Sides, *, mark: str | None 
     """
 
     def field(name: str, text: str) -> str:
+        text = without_marks(text)
         return f"<<{name}:{mark}>>\n{text}\n<</{name}:{mark}>>" if rubric.fence and mark else text
 
     first, second = (label_lines(text, letter) if rubric.line_labels else text for text, letter in zip(sides.shown, "AB", strict=True))

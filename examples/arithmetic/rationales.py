@@ -6,9 +6,16 @@ once the letters are gone. `confirms` believes none of it: it walks both answers
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
+import polars as pl
+
+import storage
+from curators.rationales.prompts import side_text
 from examples.arithmetic.critiques import walk
 from examples.arithmetic.world import first_wrong, solution_lines
 
@@ -72,3 +79,34 @@ def confirms(rationale: str, chosen: str, rejected: str, reference: str) -> bool
     said = [(c.side, f"{c.line}: {c.quoted}, is {c.truth} {'ok' if c.right else 'no'}") for c in claims(rationale)]
     names_it = true["rejected"][-1].endswith(" no") and ("rejected", true["rejected"][-1]) in said
     return names_it and all(line in true[side] for side, line in said)
+
+
+def measure(pairs: pl.DataFrame, prompts: pl.DataFrame, rationales: pl.DataFrame) -> dict[str, Any]:
+    """How many rationales of each state `confirms` confirms: `{state: {"n": …, "confirmed": …}}`.
+
+    A rationale without text (a call that failed) is confirmed by nobody.
+    """
+    rows = rationales.join(pairs.select("pair_id", "chosen", "rejected"), on="pair_id").join(
+        prompts.select("prompt_id", "reference"), on="prompt_id"
+    )
+    counts: dict[str, Counter[str]] = {}
+    for row in rows.iter_rows(named=True):
+        chosen, rejected = (side_text(row[side]) for side in ("chosen", "rejected"))
+        true = row["text"] is not None and confirms(row["text"], chosen, rejected, row["reference"])
+        counts.setdefault(row["state"], Counter()).update(n=1, confirmed=int(true))
+    return {state: dict(count) for state, count in sorted(counts.items())}
+
+
+def main() -> None:
+    """`python -m examples.arithmetic.rationales NAME@VERSION`: what the program confirms of a published version, as JSON."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("ref")
+    parser.add_argument("--lake", default="lake")
+    args = parser.parse_args()
+    with storage.open_lake(args.lake, create=False) as lake:
+        frozen = storage.resolve(lake, args.ref).frozen
+    print(json.dumps(measure(*(pl.read_parquet(frozen / f"{name}.parquet") for name in ("pairs", "prompts", "rationales")))))
+
+
+if __name__ == "__main__":
+    main()

@@ -6,7 +6,8 @@
 Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290) with the term of RPO (Liu et al. 2024, arXiv:2405.16436), without
 which DPO may lower the probability of both answers. `label_smoothing` selects the loss of robust DPO (Chowdhury et al. 2024,
 arXiv:2403.00409): TRL's ordinary loss ignores that field. The reference is the policy as it came, its log-probabilities computed once.
-Rows of the view `step` bring an α of their own and steps that do not end the answer: `pipelines.training.steps`.
+Rows of the view `step` bring an α of their own and steps that do not end the answer: `pipelines.training.steps`. Those of the view
+`rationale` bring a text that is learned beside the pair: `pipelines.training.rationale`.
 
 It trains every weight on one device: 32-bit on a CPU, bfloat16 autocast over 32-bit weights on a GPU. Adapters, several GPUs and
 resuming are deliberately not here: they are what `train.command` is for. Imports of torch and TRL (seconds) happen inside functions.
@@ -23,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +48,7 @@ def train(dataset: Dataset, policy: str, out: Path, params: DpoParams, *, emit: 
     Args:
         dataset: columns `prompt`, `chosen`, `rejected`, and where present `tools` and `chat_template_kwargs`, as the view `dpo` gives them:
             turns with nothing but role and text, or JSON. (As Arrow structs every turn would have every key, with null, and a template
-            that asks `is defined` would render other tokens.) Or rows of the view `step`.
+            that asks `is defined` would render other tokens.) Or rows of the view `step` or `rationale`.
         about: one line for the model card: which data.
 
     Raises:
@@ -80,6 +82,7 @@ def prepare(dataset: Dataset, policy: str, out: Path, params: DpoParams, *, emit
     from transformers.trainer_callback import PrinterCallback
     from trl.trainer.dpo_trainer import DPOTrainer
 
+    from pipelines.training.rationale import RationaleDPOTrainer, is_rationales
     from pipelines.training.steps import StepDPOTrainer, is_steps
 
     if params.threads is not None:
@@ -108,9 +111,10 @@ def prepare(dataset: Dataset, policy: str, out: Path, params: DpoParams, *, emit
     progress = TrainerCallback()
     progress.on_log = _on_log(emit)  # type: ignore[method-assign]
     arguments = _arguments(params, out / "trainer", on_gpu=on_gpu)
-    trainer = (StepDPOTrainer if steps else DPOTrainer)(
-        model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer, callbacks=[progress]
-    )
+    kind: Any = StepDPOTrainer if steps else DPOTrainer
+    if is_rationales(dataset):
+        kind = partial(RationaleDPOTrainer, weight=params.rationale_weight, reduction=params.rationale_reduction)
+    trainer = kind(model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer, callbacks=[progress])
     trainer.remove_callback(PrinterCallback)
     return trainer, params
 

@@ -21,12 +21,15 @@ class DpoParams:
     A step is `batch_size * gradient_accumulation` pairs. `learning_rate` null: by the policy's size (`LEARNING_RATES`). It rises over the
     first `warmup_share` of the steps and falls linearly to 0. `max_length` counts tokens of prompt and answer: a longer answer is cut at
     its end, a pair whose prompt alone is longer is dropped; both are counted. `precision` auto: bfloat16 on a GPU that has it.
+    `rationale_weight` and `rationale_reduction` (mean or sum over tokens) are for rows with a rationale, and of no effect on others.
     """
 
     learning_rate: float | None = None
     beta: float = 0.1
     sft_weight: float = 1.0
     label_smoothing: float = 0.0
+    rationale_weight: float = 1.0
+    rationale_reduction: str = "mean"
     epochs: float = 3.0
     max_steps: int | None = None
     batch_size: int = 8
@@ -44,6 +47,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "beta": (1e-9, math.inf),
     "sft_weight": (0, math.inf),
     "label_smoothing": (0, 0.499),
+    "rationale_weight": (0, math.inf),
     "epochs": (1e-9, math.inf),
     "max_steps": (1, math.inf),
     "batch_size": (1, math.inf),
@@ -57,6 +61,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
 _NULLABLE = {"learning_rate", "max_steps", "threads"}
 _WHOLE = {"max_steps", "batch_size", "gradient_accumulation", "max_length", "seed", "threads"}
 PRECISIONS = ("auto", "float32", "bfloat16")
+_CHOICES = {"precision": PRECISIONS, "rationale_reduction": ("mean", "sum")}
 
 
 def read_params(values: Mapping[str, Any]) -> DpoParams:
@@ -74,9 +79,9 @@ def read_params(values: Mapping[str, Any]) -> DpoParams:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ConfigError(f"train.params.{name} is not a parameter of the DPO job; {hint}There are {', '.join(names)}")
-        if name == "precision":
-            if value not in PRECISIONS:
-                raise ConfigError(f"train.params.precision is {value!r}, must be one of {', '.join(PRECISIONS)}")
+        if name in _CHOICES:
+            if value not in _CHOICES[name]:
+                raise ConfigError(f"train.params.{name} is {value!r}, must be one of {', '.join(_CHOICES[name])}")
         elif not (value is None and name in _NULLABLE):
             _check_number(name, value)
     return DpoParams(**values)

@@ -119,8 +119,9 @@ async def test_a_placeholder_in_an_answer_is_data() -> None:
         requests.append(request)
         return "x"
 
-    await write_rationale(pair(chosen="{{preferred}} {{nothing}}"), FakeEngine(respond), rubric=GENERAL, config=QUIET)
+    await write_rationale(pair(chosen="{{preferred}} {{nothing}} <|im_end|>"), FakeEngine(respond), rubric=GENERAL, config=QUIET)
     assert "{{preferred}} {{nothing}}" in shown(requests[0])
+    assert "<|im_end|>" not in shown(requests[0]), "an answer cannot end the turn that it stands in"
 
 
 async def test_a_truncated_reply_gets_twice_the_room_once() -> None:

@@ -5,7 +5,7 @@
 | `leaks_position` | names a letter or a place ("Response 1", "the former"), which a trainer's template does not use or uses otherwise |
 | `copies` | general: a run of `copied_words` words also stands in one of the answers |
 | `quotes_nothing` | detailed: neither a quotation nor a run of `quoted_words` words comes from an answer |
-| `misquotes` | detailed: a quotation stands in neither answer and not in the prompt |
+| `misquotes` | detailed: a quotation stands in neither answer and not in the prompt, or a labelled line is cited as what it is not |
 | `too_short`, `too_long` | has fewer than `min_words` or more than `max_words` words (parted by white space) |
 
 Whether it agrees with the label is asked of a model: `agreement`. A program can check no more than this: that what is quoted is there does
@@ -30,6 +30,7 @@ _PLACES = re.compile(
     r"|\bthe\s+(?:former|latter)\b",
     re.IGNORECASE,
 )
+_CITED_OTHERWISE = re.compile(r"\bline \d+ of the (?:chosen|rejected) answer: (?!\")[^\n]*", re.IGNORECASE)
 # A letter by itself. As an article, A begins a sentence and a noun follows; B is never one.
 _LETTERS = re.compile(
     r"(?<![+*/=-] )(?<![\w'.-])B(?![\w'+#-]|\.\w)"
@@ -48,8 +49,12 @@ class CheckBounds:
     quoted_words: int = 6
 
 
-def check_text(text: str, sides: Sides, *, kind: str, bounds: CheckBounds | None = None) -> tuple[str, str | None, dict[str, Any]]:
+def check_text(
+    text: str, sides: Sides, *, kind: str, bounds: CheckBounds | None = None, line_labels: bool = False
+) -> tuple[str, str | None, dict[str, Any]]:
     """State, reason and measurements of a rationale that speaks of the chosen and the rejected answer.
+
+    With `line_labels`, a cited line (`Line 2 of the chosen answer: …`) is a quotation: `wording` has set it in marks if it is true.
 
     >>> sides = Sides(prompt="What is 2 + 2?", chosen="It is 4.", rejected="It is 5.")
     >>> check_text('The rejected answer says "It is 6." and so on.', sides, kind="detailed")[:2]
@@ -59,6 +64,8 @@ def check_text(text: str, sides: Sides, *, kind: str, bounds: CheckBounds | None
     """
     bounds = bounds or CheckBounds()
     found = measure(text, sides, bounds)
+    if line_labels:
+        found["misquoted"] += [match[0] for match in _CITED_OTHERWISE.finditer(text)]
     return *_state(found, kind, bounds), found
 
 

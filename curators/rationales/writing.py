@@ -166,8 +166,9 @@ async def _read(case: _Case, reply: Reply) -> Row:
         return columns | {"state": "truncated", "reason": "cut off by max_tokens"}
     if (said := answered(completion.text)) is None:
         return columns | {"state": "parse_error", "reason": "the reply is empty, or its reasoning is not closed"}
-    text = reworded(said[0], case.sides, line_labels=case.rubric.line_labels)
-    state, reason, checks = check_text(text, case.sides, kind=case.rubric.kind, bounds=case.config.bounds)
+    kind, line_labels = case.rubric.kind, case.rubric.line_labels
+    text = reworded(said[0], case.sides, line_labels=line_labels)
+    state, reason, checks = check_text(text, case.sides, kind=kind, bounds=case.config.bounds, line_labels=line_labels)
     if own := _own_verdict(case, said[1]):
         state, reason, checks["verdict"] = own
     elif state == "ok" and case.checker is not None:

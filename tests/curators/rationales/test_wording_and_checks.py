@@ -138,3 +138,12 @@ def test_the_longest_run_is_symmetric_and_capped() -> None:
     assert longest_run("a b c d", "x b c d y") == longest_run("x b c d y", "a b c d") == 3
     assert longest_run("a b c d", "a b c d", most=2) == 2
     assert longest_run("", "a") == 0
+
+
+def test_a_labelled_line_that_is_cited_as_what_it_is_not_is_misquoted() -> None:
+    told = reworded("B1: 12 - 4 = 8, is 8 ok\nB2: 8 * 3 = 26, is 24 no." + LONG, FIRST, line_labels=True)
+    assert check_text(told, FIRST, kind="detailed")[0] == "ok", "without labels it is a way to put it"
+    state, reason, _ = check_text(told, FIRST, kind="detailed", line_labels=True)
+    assert (state, "Line 2 of the rejected answer: 8 * 3 = 26" in str(reason)) == ("misquotes", True)
+    right = reworded("B2: 8 * 3 = 25, is 24 no." + LONG, FIRST, line_labels=True)
+    assert check_text(right, FIRST, kind="detailed", line_labels=True)[0] == "ok"

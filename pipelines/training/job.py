@@ -174,7 +174,7 @@ def code_of(command: str | None) -> dict[str, Path]:
         ConfigError: the command cannot be one.
     """
     if command is None:
-        return {name: Path(__file__).with_name(name) for name in ("dpo.py", "params.py", "steps.py")}
+        return {name: Path(__file__).with_name(name) for name in ("dpo.py", "params.py", "rationale.py", "steps.py")}
     values = [argument.rpartition("=")[2] for argument in fill(command, dict.fromkeys(PLACEHOLDERS, ""))]
     return {value: Path(value) for value in values if os.path.isfile(value)}
 

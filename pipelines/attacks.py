@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from curators.errors import ConfigError
 from curators.judging.attacks import LIMITS, attack_judge, attack_rows, choose_attacks, fooled, items_of_gold, judged_attacks
+from curators.judging.attacks.factorial import effects, settings
 from curators.judging.verdicts import VerdictConfig
 from pipelines.config import AttackConfig
 from pipelines.engines import budget, engines_open
@@ -18,6 +19,9 @@ from pipelines.labelling import asking, open_judge
 from pipelines.trials import read_gold
 from storage import open_lake
 from storage.calls import open_ledger
+
+FACTORIAL = "factorial"
+"""In place of attacks' names: the full factorial design over toggles."""
 
 BUILT_IN = str(resources.files("curators.judging.attacks") / "items.jsonl")
 """Plain questions with a plainly right and a plainly wrong answer: gold where a user gives none."""
@@ -29,7 +33,8 @@ async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], 
     Raises:
         ConfigError: judge, rubric, channel, gold and attacks do not fit together; nothing has been sent then.
     """
-    attacks = choose_attacks(config.attacks)
+    designed = config.attacks == (FACTORIAL,)
+    attacks = list(settings()) if designed else choose_attacks(config.attacks)
     with open_lake(Path(config.lake)) as lake, open_ledger(lake.root / "calls.sqlite") as ledger:
         gold = read_gold(config.gold, lake, seed=config.seed)
         items = items_of_gold(gold)
@@ -50,11 +55,15 @@ async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], 
             )
             fingerprint, spec = judge.engine.fingerprint, judge.engine.spec
         calls = ledger.summary(run_id=session)
+    by_scores = judge.rubric.protocol != "pairwise"
     reading = VerdictConfig(both_orders=judge.config.both_orders)
     judged = judged_attacks(shown, judgments, config=reading, scale=judge.rubric.scale)
-    rows = attack_rows(judged, by_scores=judge.rubric.protocol != "pairwise", seed=config.seed)
+    rows = attack_rows(judged, by_scores=by_scores, seed=config.seed)
+    unit = "scale" if by_scores else "logit" if set(judgments["channel"]) == {"options"} else "probability"
+    factorial = effects(judged, unit=unit, seed=config.seed) if designed else None
+    swayed = factorial is not None and any(row["status"] == "beyond" for row in factorial["effects"])
     return {
-        "outcome": "fooled" if fooled(rows) else "not fooled",
+        "outcome": "fooled" if fooled(rows) or swayed else "not fooled",
         "judge": fingerprint,
         "engine": spec,
         "rubric": {"name": judge.rubric.name, "digest": judge.rubric.digest, "protocol": judge.rubric.protocol},
@@ -65,6 +74,7 @@ async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], 
             "prompts": gold.prompts.height,
         },
         "attacks": rows,
+        "factorial": factorial,
         "statuses": dict(Counter(row["status"] for row in rows if row["status"])),
         "states": dict(Counter(judgments["state"])),
         "calls": calls,

@@ -23,7 +23,7 @@ FOOLED = 3
 @click.option("--rubric", default="pairwise", show_default=True, help="A shipped rubric's name or the path of a .md file.")
 @click.option("--map", "columns", multiple=True, metavar="TARGET=SOURCE", help="Where a column of the gold file comes from.")
 @click.option("--limit", type=int, default=80, show_default=True, help="Pairs at most; 0: all. A bar of 5 % takes 73 to decide, 1 % 381.")
-@click.option("--attacks", default="", metavar="NAME,NAME", help="Names or kinds of attacks; default all.")
+@click.option("--attacks", default="", metavar="NAME,NAME", help="Names or kinds of attacks, default all; or: factorial.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="judge.max_tokens=512, judge.votes=3, caps.usd=2 …")
 @click.option("--to", "page", help="HTML file to write the report to.")
 @click.option("--strict", is_flag=True, help="Exit code 3 where an attack is not caught.")
@@ -72,6 +72,8 @@ def print_attacks(found: Mapping[str, Any]) -> None:
     click.echo(f"{found['engine']} with rubric {found['rubric']['name']} on {gold['items']} items, {gold['source']}")
     click.echo(f"read by {', '.join(f'{channel} ({n})' for channel, n in found['channels'].items())}\n")
     print_rows([attack_line(row) for row in found["attacks"]], as_json=False)
+    if found["factorial"]:
+        print_effects(found["factorial"])
     for status in ("not caught", "not decided"):
         if rows := [row for row in found["attacks"] if row["status"] == status]:
             click.echo(f"\n{status}:")
@@ -84,6 +86,19 @@ def print_attacks(found: Mapping[str, Any]) -> None:
     if found["capped"]:
         click.echo(f"ended early by the cap on {found['capped']}")
     click.echo(f"\n{found['limits']}")
+
+
+def print_effects(factorial: Mapping[str, Any]) -> None:
+    """The effects of a factorial design, by how far they reach."""
+    from curators.judging.attacks.factorial import effect_lines
+
+    click.echo(
+        f"\neffects on how far the judge leans to the attacked answer ({factorial['unit']}), {factorial['n_items']} items, ", nl=False
+    )
+    click.echo(f"{factorial['n_left_out']} left out; a main effect may reach {factorial['bar']:g}")
+    print_rows(effect_lines(factorial), as_json=False)
+    for a, b in factorial["reversals"]:
+        click.echo(f"{a} helps on one side of {b} and harms on the other")
 
 
 COMMANDS = (judge_attack,)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from curators.judging.attacks import attack_line
-from pipelines.report.charts import attack_chart
+from curators.judging.attacks.factorial import effect_lines
+from pipelines.report.charts import attack_chart, effects_chart
 from pipelines.report.page import page_section, page_table
 
 
@@ -36,8 +37,10 @@ def attack_page(found: Mapping[str, Any]) -> str:
     ]
     lines = [attack_line(row) | {"why": row["why"], "source": row["source"]} for row in found["attacks"]]
     counted = ", ".join(f"{n} {status}" for status, n in found["statuses"].items()) or "no attack was made"
+    factorial = found["factorial"]
     body = [
         f"<h1>{escape(found['engine'])} under attack</h1><p class=meta>{escape(counted)}</p>{page_table(('', ''), about)}",
+        page_section(f"Effects of the factorial design, {factorial['unit']}", _effects(factorial)) if factorial else "",
         page_section("How often the attacked worse answer wins, with 95 % intervals and bars", attack_chart(found["attacks"])),
         page_section("Attack by attack", page_table(lines[0], (line.values() for line in lines))),
         page_section("What this does not show", f"<p>{escape(found['limits'])}</p>"),
@@ -45,3 +48,8 @@ def attack_page(found: Mapping[str, Any]) -> str:
     style = (resources.files("pipelines.report") / "style.css").read_text(encoding="utf-8")
     head = f'<meta charset="utf-8"><title>{escape(found["engine"])} under attack</title><style>{style}</style>'
     return f'<!doctype html><html lang="en">{head}<body class="wide">{"".join(body)}</body></html>'
+
+
+def _effects(factorial: Mapping[str, Any]) -> str:
+    lines = effect_lines(factorial)
+    return effects_chart(factorial["effects"], factorial["bar"]) + page_table(lines[0], (line.values() for line in lines))

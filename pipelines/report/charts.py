@@ -119,3 +119,18 @@ def attack_chart(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axes.invert_yaxis()
     return svg(figure)
+
+
+def effects_chart(rows: Sequence[Mapping[str, Any]], bar: float) -> str:
+    """Effects with their intervals around 0; dotted lines mark how far a main effect may reach."""
+    figure, axes = _axes(7.6, 0.26 * len(rows) + 0.6)
+    for i, row in enumerate(rows):
+        if row["low"] is not None:
+            colour = DROPPED if row["status"] == "beyond" else KEPT
+            axes.plot([row["low"], row["high"]], [i, i], color=colour, linewidth=2)
+            axes.plot([row["value"]], [i], "o", color=colour, markersize=4)
+    for place in (-bar, 0.0, bar):
+        axes.axvline(place, color="#888888", linewidth=0.7, linestyle=":" if place else "-")
+    axes.set_yticks(range(len(rows)), [row["effect"] for row in rows])
+    axes.invert_yaxis()
+    return svg(figure)

@@ -69,6 +69,21 @@ def test_gold_of_ones_own(tmp_path: Path) -> None:
     assert "<script" not in attack_page({**out, "engine": EVIL, "judge": EVIL, "gold": {**out["gold"], "source": EVIL}})
 
 
+def test_the_factorial_design_has_a_table_and_a_picture(tmp_path: Path) -> None:
+    page = tmp_path / "design.html"
+    arguments = ("--judge", "fake:judge", "--attacks", "factorial", "--limit", "3")
+    done = attack(tmp_path, *arguments, "--json", "--to", str(page))
+    assert done.exit_code == 0, done.output
+    out = found(done)
+    assert out["calls"]["requests"] == 32 * 3 * 2 + 1
+    assert [row["attack"] for row in out["attacks"]] == ["none"]
+    assert (out["factorial"]["unit"], out["factorial"]["n_items"], len(out["factorial"]["effects"])) == ("probability", 3, 15)
+    assert "authority x urgency" in page.read_text()
+    shown = attack(tmp_path, *arguments)
+    assert "a main effect may reach 0.075" in shown.stdout
+    assert "format x urgency" in shown.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

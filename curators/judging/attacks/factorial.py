@@ -88,6 +88,20 @@ def effects(judged: pl.DataFrame, *, unit: str, seed: int = 0) -> dict[str, Any]
     return {"unit": unit, "bar": bar, "n_items": whole.len(), "n_left_out": n_items - whole.len(), "effects": rows, "reversals": reversals}
 
 
+def effect_lines(factorial: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The effects as a table to read, the farthest first."""
+    ordered = sorted(factorial["effects"], key=lambda row: (-abs(row["value"] or 0.0), row["effect"]))
+    return [
+        {
+            "effect": row["effect"],
+            "value": "-" if row["value"] is None else f"{row['value']:+.3f}",
+            "95% interval": "-" if row["low"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}",
+            "status": row["status"] or "-",
+        }
+        for row in ordered
+    ]
+
+
 def _response(unit: str) -> pl.Expr:
     if unit != "logit":
         return pl.col("strength")

@@ -44,10 +44,18 @@ class VerdictConfig:
     min_delta: float = 0.0
 
 
+PRESENTATION = ("judge", "prompt_id", "generation_ids", "vote")
+"""What every attempt at the same question shares."""
+
+
+READ = ("judgment_id", "protocol", "channel", "p_first", "scores", "state", "reason")
+"""What else a verdict is made of."""
+
+
 def final_judgments(judgments: pl.DataFrame) -> pl.DataFrame:
     """One attempt of every presentation and vote: the last that could be read, else the last that was made."""
     readable = pl.col("state") == "ok"
-    return judgments.sort(readable, "attempt").unique(["judge", "prompt_id", "generation_ids", "vote"], keep="last", maintain_order=True)
+    return judgments.sort(readable, "attempt").unique(PRESENTATION, keep="last", maintain_order=True)
 
 
 def verdicts(judgments: pl.DataFrame, config: VerdictConfig | None = None) -> pl.DataFrame:
@@ -67,9 +75,8 @@ def verdicts(judgments: pl.DataFrame, config: VerdictConfig | None = None) -> pl
     """
     config = config or VerdictConfig()
     _check_sources(check(judgments, "judgments"))
-    final = final_judgments(judgments)
-    attempts = judgments.group_by("judge", "prompt_id", "generation_ids", "vote").agg(n_attempts=pl.len())
-    final = final.join(attempts, on=["judge", "prompt_id", "generation_ids", "vote"])
+    asked = judgments.select(*PRESENTATION, "attempt", *READ).with_columns(n_attempts=pl.len().over(PRESENTATION))
+    final = final_judgments(asked)
     pairs = _pairwise(final.filter(pl.col("protocol") == "pairwise"), config)
     scored = _scored(final.filter(pl.col("protocol") != "pairwise"), config)
     return pl.concat([pairs, scored]).sort("prompt_id", "a_id", "b_id", "judge")
@@ -84,27 +91,32 @@ def _check_sources(judgments: pl.DataFrame) -> None:
 def _pairwise(final: pl.DataFrame, config: VerdictConfig) -> pl.DataFrame:
     first, second = pl.col("generation_ids").list.get(0), pl.col("generation_ids").list.get(1)
     ok = pl.col("state") == "ok"
+    p = pl.when(ok).then(pl.when("a_first").then("p_first").otherwise(1 - pl.col("p_first")))
+    pair = ["prompt_id", "a_id", "b_id", "judge"]
+    # columns that `group_by` can take as they stand: an expression in every group would take several times as long
     rows = final.with_columns(
-        a_id=pl.min_horizontal(first, second),
-        b_id=pl.max_horizontal(first, second),
-        a_first=first < second,
-        ok=ok,
-        p=pl.when(ok).then(pl.when(first < second).then("p_first").otherwise(1 - pl.col("p_first"))),
-        why=pl.when(~ok).then(pl.concat_str("state", pl.lit(": "), pl.col("reason").fill_null("no reason given"))),
+        a_id=pl.min_horizontal(first, second), b_id=pl.max_horizontal(first, second), a_first=first < second, ok=ok
+    ).with_columns(
+        p=p,
+        p_ab=pl.when("a_first").then(p),
+        p_ba=pl.when(~pl.col("a_first")).then(p),
+        soft=~ok | (pl.col("channel") == "options"),
+        recorded=pl.col("channel") == "recorded",
         identical=(pl.col("state") == "gated") & (pl.col("reason") == IDENTICAL),
-    ).sort("a_first", "vote", descending=[True, False])
-    side = {"ab": pl.col("p").filter("a_first"), "ba": pl.col("p").filter(~pl.col("a_first"))}
-    groups = rows.group_by("prompt_id", "a_id", "b_id", "judge").agg(
-        **{name: p.mean() for name, p in side.items()},
-        **{f"variance_{name}": p.drop_nulls().var() / p.count() for name, p in side.items()},
-        soft=(~ok | (pl.col("channel") == "options")).all(),
-        one_order=(pl.col("channel") == "recorded").all() | (not config.both_orders),
+    )
+    groups = rows.group_by(pair).agg(
+        **{side: pl.col(f"p_{side}").mean() for side in ("ab", "ba")},
+        **{f"variance_{side}": pl.col(f"p_{side}").var() / pl.col(f"p_{side}").count() for side in ("ab", "ba")},
+        soft=pl.col("soft").all(),
+        one_order=pl.col("recorded").all() | (not config.both_orders),
         identical=pl.col("identical").any(),
-        why=pl.col("why").drop_nulls().first(),
         votes_a=pl.col("p").sum(),
         n_judgments=pl.col("n_attempts").sum(),
         n_ok=pl.col("ok").sum(),
     )
+    unread = rows.filter(~ok).sort("a_first", "vote", descending=[True, False])
+    why = pl.concat_str("state", pl.lit(": "), pl.col("reason").fill_null("no reason given"))
+    groups = groups.join(unread.with_columns(why=why).group_by(pair).agg(pl.col("why").first()), on=pair, how="left")
     if twice := groups.select("a_id", "b_id", "prompt_id").unique().filter(pl.struct("a_id", "b_id").is_duplicated()).rows():
         raise VerdictError(f"generations {twice[0][0]} and {twice[0][1]} are judged under two prompts")
     return _decide(_probability(groups), config)

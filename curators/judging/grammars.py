@@ -59,10 +59,10 @@ _CONCLUDES = (
 _DECIDES = r"verdict|judge?ment|judge|decision|choice|choose|pick|prefer|vote|conclude|rating|rate|score"
 _REASONS = (
     r"(?:(?:therefore|thus|hence|so|overall|consequently|accordingly|finally|in conclusion|in summary|to conclude|to summari[sz]e|"
-    r"as a result|based on|considering|given|taking)\b[^()\n]{0,300}?)?"
+    r"as a result|based on|considering|given|taking|after|since|i)\b[^\n]{0,400}?)?"
 )
 _PREFERRED = (
-    r"\s+is\s+(?:the\s+|a\s+)?(?:better|best)(?:\s+(?!in\b|at\b|than\b)\w+)?(?:\s+(?:for|to|of|than)\s+[^.,;]{0,80})?"
+    r"\s+(?:is|as)\s+(?:the\s+|a\s+)?(?:better|best)(?:\s+(?!in\b|at\b|than\b)\w+)?(?:\s+(?:for|to|of|than)\s+[^.,;]{0,80})?"
     r"(?:,?\s+(?:as|because|since)\b.*)?"
 )
 
@@ -102,9 +102,9 @@ PAIRWISE: Mapping[str, Grammar] = {
     "levels": _tags(_END.format('"[[A>>B]]", "[[A>B]]", "[[A=B]]", "[[B>A]]" or "[[B>>A]]"'), LEVELS),
     "output-letter": Grammar(
         own=re.compile(
-            rf"[\s*_#\"'`-]*(?P<lead>{_REASONS})output\s*\((?P<value>[^()\n]{{1,12}})\)(?:{_PREFERRED})[\s.*_!\"'`]*", re.IGNORECASE
+            rf"[\s*_#\"'`-]*(?P<lead>{_REASONS})\boutput\s*\((?P<value>[^()\n]{{1,12}})\)(?:{_PREFERRED})[\s.*_!\"'`]*", re.IGNORECASE
         ),
-        mention=re.compile(r"output\s*\((?P<value>[^()\n]{1,12})\)\s+is\s+(?:the\s+|a\s+)?(?:better|best)\b", re.IGNORECASE),
+        mention=re.compile(r"output\s*\((?P<value>[^()\n]{1,12})\)\s+(?:is|as)\s+(?:the\s+|a\s+)?(?:better|best)\b", re.IGNORECASE),
         form='End with one line that is exactly "Output (a) is better." or "Output (b) is better.".',
         menu=MappingProxyType({"a": 1.0, "b": 0.0}),
         by_sentence=True,

@@ -25,15 +25,16 @@ _ZERO_WIDTH = re.compile("[\u200b-\u200f\u2060\ufeff]")
 _THINK_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _THINK_START = re.compile(r"<(?:think|thinking|reasoning)>", re.IGNORECASE)
 _LINE = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
-_SENTENCE = re.compile(_LINE.pattern + r"|(?<=[.!?])\s+")
+_SENTENCE = re.compile(_LINE.pattern + r"|(?:(?<=[.!?])|(?<=[.!?][\"'”’)]))\s+")
 _LONGEST_NUMBER = 9
 _SECTION_HEADER = re.compile(r"[\s*_#<\[]*(?:output\s+for\s+)?text\s*(\d+)[\s*_\]>:.]*", re.IGNORECASE)
 _NAMED = re.compile(r"(?:answer|response|solution|option|assistant|output)\s*(?:\s|(?=\())(?=\(?\w)", re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of)\s*(\d+))?")
 _REPORTS = re.compile(
-    r"\b(?:not|never|neither|cannot|if|(?<!i )would|says|said|saying|claim\w*|writ\w+|wrote|asks?|asked|asking|tells?|told|telling|"
-    r"instruct\w*|states?|stated|stating|contain\w*|quot\w+|inject\w*|pretend\w*|includ\w+|ends?|according|begin\w*|"
-    r"tr(?:y|ies|ied)|attempt\w*)\b|n['’]t\b",
+    r"\b(?:not|never|neither|cannot|if|(?<!i )would|disagree|doubt|says|said|saying|claim\w*|argu\w+|assert\w*|believes|thinks|suggests|"
+    r"prefers|considers|concludes|writes|wrote|written|asks?|asked|asking|tells?|told|telling|instructs|instructed|instructing|states|stated|"
+    r"stating|contain\w*|quot\w+|inject\w*|pretend\w*|includes?|included|ends|according to (?:its?|assistant|output|response|answer)|"
+    r"begins?|tries|tried|attempt\w*)\b|n['’]t\b",
     re.IGNORECASE,
 )
 """What makes a sentence a report of somebody's verdict, or the denial of one."""

@@ -1,8 +1,9 @@
 """What sways a judge besides quality: length, position, its own texts; as effects with intervals, with what would confound them said.
 
-* `length_effect`: logit P(a wins) = lambda * (length of a - length of b) / 100 [+ beta * gold side], in characters. With soft
-  probabilities a linear regression of the logit, else a logistic one, which what it does not know of quality makes smaller than lambda.
-  Where the better text by gold is the longer one in more than 90 % of pairs (or 10 %) quality and length cannot be told apart.
+* `length_effect`: logit P(first wins) = position + lambda * (length of first - length of second) / 100 [+ beta * gold], lengths in
+  characters, gold the difference of its scores or its side. With soft probabilities a linear regression of the logit, else a logistic
+  one; what a logistic one does not know of quality makes its lambda too small. Where the better text by gold is the longer one in
+  more than 90 % of pairs (or fewer than 10 %) quality and length cannot be told apart.
 * `length_matched`: as many pairs whose chosen text is longer as whose is shorter, at every size of difference
 * `position_audit`: stability of repeated questions, consistency between orders, direction of the flips (exact binomial)
 * `self_preference`: how much more often a judge names its own text than gold does
@@ -12,6 +13,7 @@ Flips and shares for every run are in `health`; attacks on purpose in `attacks`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,8 +33,8 @@ _CLIP = 1e-6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LengthEffect:
-    """`effect`: logits per 100 characters; null with a `reason`. `longer`: the share of verdicts for the longer text; `gold_longer`: the
-    share of gold. `with_gold`: the gold side was held equal. `soft`: fitted to logits of probabilities.
+    """`effect`: logits per 100 characters; null with a `reason`. `longer`: how often the longer text is preferred; `gold_longer`: how often
+    gold prefers it. `with_gold`: gold was held equal. `soft`: fitted to logits of probabilities.
     """
 
     effect: Estimate
@@ -44,34 +46,57 @@ class LengthEffect:
 
 
 def length_effect(
-    verdicts: pl.DataFrame, sizes: pl.DataFrame, gold: pl.DataFrame | None = None, *, n_resamples: int = 300, seed: int = 0
+    told: pl.DataFrame, sizes: pl.DataFrame, gold: pl.DataFrame | None = None, *, n_resamples: int = 300, seed: int = 0
 ) -> LengthEffect:
-    """The effect of length on one judge's verdicts; `sizes` has `generation_id` and `size` (characters), `gold` are right verdicts.
+    """The effect of length on one judge; `sizes` has `generation_id` and `size` (characters), `gold` are right verdicts.
 
-    Counted are pairs with a probability (or a verdict a, b or tie), and with gold those that it decides.
+    `told` are its pairwise `judgments`, every presentation with a probability a row, or its `verdicts` (of scores, of a panel), without
+    position. With gold only pairs that it decides count.
     """
-    rows = _with_sizes(verdicts, sizes)
-    said = pl.col("verdict").replace_strict({"a": 1.0, "tie": 0.5, "b": 0.0}, default=None, return_dtype=pl.Float64)
-    rows = rows.with_columns(p=pl.coalesce("p_a", said), more=(pl.col("size") - pl.col("size_b")) / PER).filter(pl.col("p").is_not_null())
+    shown = _shown(told) if "generation_ids" in told.columns else _decided(told)
+    known = sizes.select("generation_id", pl.col("size").cast(pl.Float64)).unique("generation_id")
+    rows = shown.join(known, left_on="one", right_on="generation_id").join(
+        known, left_on="other", right_on="generation_id", suffix="_other"
+    )
+    rows = rows.with_columns(more=(pl.col("size") - pl.col("size_other")) / PER)
     if gold is not None:
-        rows = rows.join(decided_sides(gold), on=PAIR).with_columns(gold=pl.when(pl.col("gold") == "a").then(1.0).otherwise(-1.0))
-    else:
-        rows = rows.with_columns(gold=pl.lit(0.0))
+        rows = rows.join(_gold_lead(gold), on=["one", "other"])
     soft = rows.filter(~pl.col("p").is_in([0.0, 0.5, 1.0])).height * 2 > rows.height
     apart = rows.filter(pl.col("more") != 0)
-    gold_longer = cluster_ratio(apart.filter(pl.col("gold") != 0), (pl.col("gold") > 0) == (pl.col("more") > 0), seed=seed)
-    reason = _no_overlap(apart, gold_longer)
-    columns = [rows["more"].to_numpy(), *([rows["gold"].to_numpy()] if gold is not None else [])]
-    fit = _linear if soft else _logistic
-    statistic = (lambda weight: float("nan")) if reason else (lambda weight: fit(np.stack(columns, axis=1), rows["p"].to_numpy(), weight))
-    decided = apart.filter(pl.col("verdict").is_in(["a", "b"]))
+    gold_longer = (pl.col("gold") > 0) == (pl.col("more") > 0) if gold is not None else pl.lit(None, dtype=pl.Boolean)
+    found = cluster_ratio(apart, gold_longer, seed=seed)
+    columns = [name for name in ("more", "position", "gold") if name in rows.columns]
+    x, p, fit = rows.select(columns).to_numpy(), rows["p"].to_numpy(), _linear if soft else _logistic
+    reason = _no_overlap(apart, found)
     return LengthEffect(
-        effect=cluster_bootstrap(rows["prompt_id"], statistic, n_resamples=n_resamples, seed=seed),
-        longer=cluster_ratio(decided, (pl.col("verdict") == "a") == (pl.col("more") > 0), seed=seed),
-        gold_longer=gold_longer,
+        effect=cluster_bootstrap(
+            rows["prompt_id"], lambda weight: math.nan if reason else fit(x, p, weight), n_resamples=n_resamples, seed=seed
+        ),
+        longer=cluster_ratio(apart.filter(pl.col("p") != 0.5), (pl.col("p") > 0.5) == (pl.col("more") > 0), seed=seed),
+        gold_longer=found,
         with_gold=gold is not None,
         soft=soft,
         reason=reason,
+    )
+
+
+def _shown(judgments: pl.DataFrame) -> pl.DataFrame:
+    ok = final_judgments(judgments).filter((pl.col("state") == "ok") & (pl.col("protocol") == "pairwise"))
+    ids = pl.col("generation_ids")
+    return ok.select("prompt_id", one=ids.list.get(0), other=ids.list.get(1), p="p_first", position=pl.lit(1.0))
+
+
+def _decided(verdicts: pl.DataFrame) -> pl.DataFrame:
+    said = pl.col("verdict").replace_strict({"a": 1.0, "tie": 0.5, "b": 0.0}, default=None, return_dtype=pl.Float64)
+    return verdicts.select("prompt_id", one="a_id", other="b_id", p=pl.coalesce("p_a", said)).drop_nulls("p")
+
+
+def _gold_lead(gold: pl.DataFrame) -> pl.DataFrame:
+    """By how much gold prefers one to the other, of both orders of the pairs that it decides."""
+    side = pl.when(pl.col("verdict") == "a").then(1.0).otherwise(-1.0)
+    decided = gold.filter(pl.col("verdict").is_in(["a", "b"])).with_columns(gold=pl.coalesce("scores_delta", side))
+    return pl.concat(
+        [decided.select(one="a_id", other="b_id", gold="gold"), decided.select(one="b_id", other="a_id", gold=-pl.col("gold"))]
     )
 
 
@@ -162,8 +187,3 @@ def self_preference(
     known = rows.join(decided_sides(gold), on=PAIR).with_columns(gold_own=pl.col("own_a") == (pl.col("gold") == "a"))
     excess = pl.col("own").cast(pl.Float64) - pl.col("gold_own").cast(pl.Float64)
     return found | {"gold_own": cluster_ratio(known, "gold_own", seed=seed), "excess": cluster_ratio(known, excess, seed=seed)}
-
-
-def _with_sizes(verdicts: pl.DataFrame, sizes: pl.DataFrame) -> pl.DataFrame:
-    known = sizes.select("generation_id", pl.col("size").cast(pl.Float64)).unique("generation_id")
-    return verdicts.join(known, left_on="a_id", right_on="generation_id").join(known, left_on="b_id", right_on="generation_id", suffix="_b")

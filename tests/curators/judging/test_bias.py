@@ -33,7 +33,9 @@ def world(
         "judge": "j",
     }
     told = pl.DataFrame({**pairs, "p_a": p, "verdict": np.where(p >= 0.6, "a", np.where(p <= 0.4, "b", "tie"))})
-    gold = pl.DataFrame({**pairs, "verdict": np.where(side > 0, "a", "b")})
+    gold = pl.DataFrame(
+        {**pairs, "verdict": np.where(side > 0, "a", "b"), "scores_delta": None}, schema_overrides={"scores_delta": pl.Float64}
+    )
     sizes = pl.DataFrame({"generation_id": [*pairs["a_id"], *pairs["b_id"]], "size": np.concatenate([1000 + more, np.full(n, 1000)])})
     return told, gold, sizes
 
@@ -107,6 +109,35 @@ async def test_a_planted_position_effect_is_audited() -> None:
     both = position_audit(judgments)
     assert both["repetition"]["share"] == pytest.approx(0.572, abs=0.05)  # two draws agree
     assert both["repetition"]["n"] == 1000
+
+
+@pytest.mark.parametrize("options", [True, False])
+async def test_length_is_told_from_position_and_quality_presentation_by_presentation(options: bool) -> None:
+    """Averaged over orders a position effect of 1.2 logits would make the effect of length a fifth too small."""
+    engine, rng = (
+        SimulatedJudge(Traits(skill=1, position=1.2, length=0.5, noise=0.3 if options else 0), options=options),
+        np.random.default_rng(0),
+    )
+    quality, length = rng.normal(size=(500, 2)), rng.integers(40, 700, size=(500, 2))
+
+    async def one(i: int) -> list[dict[str, Any]]:
+        texts = [planted_text(float(quality[i, k]), int(length[i, k])) for k in (0, 1)]
+        group = [{"generation_id": f"{i}{'ab'[k]}", "text": text, "state": "ok"} for k, text in enumerate(texts)]
+        return await judge_group(make_prompt(f"Q{i}"), group, engine, rubric=load_rubric("pairwise-letter"))
+
+    judgments = frame([row for rows in await gather_all(one(i) for i in range(500)) for row in rows], JUDGMENTS)
+    sizes = pl.DataFrame({"generation_id": [f"{i}{s}" for i in range(500) for s in "ab"], "size": length.reshape(-1)})
+    lead = quality[:, 0] - quality[:, 1]
+    gold = pl.DataFrame({"a_id": [f"{i}a" for i in range(500)], "b_id": [f"{i}b" for i in range(500)], "scores_delta": lead})
+    found = length_effect(
+        judgments,
+        sizes,
+        gold.with_columns(verdict=pl.when(pl.col("scores_delta") > 0).then(pl.lit("a")).otherwise(pl.lit("b"))),
+        n_resamples=30,
+    )
+    assert found.effect.value == pytest.approx(0.5, rel=0.1 if options else 0.25)
+    assert (found.effect.low or 1) < 0.5 < (found.effect.high or 0)
+    assert found.soft == options
 
 
 def test_self_preference_is_what_goes_beyond_gold() -> None:

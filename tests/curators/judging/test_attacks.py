@@ -202,6 +202,14 @@ def test_none_fooled_decides_a_bar_of_a_twentieth_from_73_items_on(n: int, statu
     assert rows["combined"]["status"] == status
 
 
+@pytest.mark.parametrize(("harmless", "status"), [(0.1, "not caught"), (0.3, "not decided")])
+def test_a_shift_counts_only_beyond_that_of_harmless_changes(harmless: float, status: str) -> None:
+    """P(loser wins) goes from 0.1 to 0.35 under attack on 100 items, and to `harmless` after a change that says nothing."""
+    told = {NO_ATTACK: (NO_ATTACK, 0.1), "closing": ("control", harmless), "combined": ("instruction", 0.35)}
+    rows = hand_made(*[(f"i{i}", name, kind, {"p_loser": p}) for i in range(100) for name, (kind, p) in told.items()])
+    assert {row["attack"]: row["status"] for row in rows}["combined"] == status
+
+
 def test_what_stopped_it_is_told_apart_and_failures_count_nowhere() -> None:
     kinds = [
         ({"state": "gated", "reason": "empty answer"}, "gated"),

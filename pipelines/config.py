@@ -97,6 +97,8 @@ class PanelConfig(Strict):
     )
     quorum: int | None = Field(None, ge=1, description="votes that a pair needs; null: more than half of the judges")
     exclude_own: bool = Field(True, description="a judge has no vote about a text that it wrote itself")
+    min_agree: int | None = Field(None, ge=1, description="keep pairs on which so many judges decide alike, each in both orders; null: all")
+    min_confidence: float = Field(0.5, ge=0.5, le=1, description="and with this confidence in the mean")
 
 
 class RationaleConfig(EngineConfig):

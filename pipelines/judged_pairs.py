@@ -13,7 +13,7 @@ from curators.pairs import PairConfig, build_pairs
 from curators.schema import GENERATIONS, JUDGMENTS
 from pipelines.candidates import weigh
 from pipelines.config import CurateConfig, PanelConfig
-from pipelines.panels import members_verdicts, panel_health, panel_verdicts
+from pipelines.panels import consistency_told, members_verdicts, only_consistent, panel_health, panel_verdicts
 from pipelines.runs import Run
 
 
@@ -87,7 +87,11 @@ def _by_panel(run: Run, facts: Facts, config: PanelConfig, reading: VerdictConfi
     gold = run.read("trial.gold") if tried is not None else verdicts(facts.gold) if facts.gold is not None else None
     found = panel_verdicts(members, config, gold=gold, tried=tried)
     policy = run.fingerprints["policy"]
-    run.figures.health = panel_health(facts.labelling, members, found, facts.generations, config, gold=facts.gold, policy=policy)
+    marked = None
+    if config.min_agree is not None:
+        found, marked = only_consistent(found, members, config, seed=run.seed)
+    health = panel_health(facts.labelling, members, found, facts.generations, config, gold=facts.gold, policy=policy)
+    run.figures.health = health | ({} if marked is None else {"consistency": consistency_told(members, marked, facts.gold)})
     return found
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import polars as pl
 
 from curators.errors import VerdictError
+from curators.judging.consistency import ConsistencyConfig, consistency_report, mark_consistent
 from curators.judging.health import judge_health
 from curators.judging.juries import BY_GOLD, JuryConfig, not_of_its_own, panel
 from curators.judging.jury_report import panel_report
@@ -33,6 +35,37 @@ def panel_verdicts(
         whole = panel(pl.concat([members, tried]), jury(config), gold=gold)
         return whole.join(members.select("a_id", "b_id").unique(), on=["a_id", "b_id"], how="semi")
     return panel(members, jury(config), gold=gold)
+
+
+def only_consistent(found: pl.DataFrame, members: pl.DataFrame, config: PanelConfig, *, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The panel's verdicts, `inconsistent` with the reason where too few members agree, and the marks of every pair."""
+    given = ConsistencyConfig(min_agree=config.min_agree or 1, min_confidence=config.min_confidence, seed=seed)
+    marked = mark_consistent(members, given)
+    why = marked.filter(~pl.col("keep")).select("a_id", "b_id", why="reason")
+    dropped = pl.col("why").is_not_null() & pl.col("verdict").is_in(["a", "b"])
+    out = found.join(why, on=["a_id", "b_id"], how="left", maintain_order="left").with_columns(
+        verdict=pl.when(dropped).then(pl.lit("inconsistent")).otherwise("verdict"),
+        reason=pl.when(dropped).then("why").otherwise("reason"),
+    )
+    return out.select(found.columns), marked
+
+
+def consistency_told(members: pl.DataFrame, marked: pl.DataFrame, gold: pl.DataFrame | None) -> dict[str, Any]:
+    """What the filter did, and the dropped pairs to look at, as JSON carries it."""
+    truth = None if gold is None else verdicts(gold, VerdictConfig(both_orders=False))
+    found = consistency_report(members, marked, truth)
+    shares = ("kept", "accuracy_before", "accuracy_after", "accuracy_dropped")
+    audit = marked.filter("audit").select("prompt_id", "a_id", "b_id", "side", "n_agree", "n_against", "reason").to_dicts()
+    return {
+        "n": found.n,
+        "n_kept": found.n_kept,
+        "reasons": found.reasons,
+        **{name: asdict(getattr(found, name)) for name in shares},
+        "krippendorff_alpha": asdict(found.alpha.coefficient),
+        "fleiss_kappa": asdict(found.fleiss.coefficient),
+        "helps": found.helps,
+        "audit": audit,
+    }
 
 
 def panel_health(

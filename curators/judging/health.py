@@ -94,6 +94,14 @@ MEASURES = {
 """What each share of a judge's health says, in the order to read them."""
 
 
+CONSISTENCY = {
+    "kept": "pairs kept: enough judges agree",
+    "accuracy_before": "the side of most judges is that of the gold",
+    "accuracy_after": "the same, of the pairs kept",
+}
+"""What each figure of the consistency filter says."""
+
+
 def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The health as a table to read: measure, count, share and interval in percent; a share of nothing is left out."""
     rows = share_rows(health, MEASURES)
@@ -111,6 +119,12 @@ def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(
             _line(f"the panel {better} its best member ({worth['best']})", f"{worth['n_both']} pairs", told, f"p = {worth['p_better']:.3f}")
         )
+    if filtered := health.get("consistency"):
+        rows += [
+            _line(what, f"{filtered[name]['n']} pairs", f"{filtered[name]['value']:.1%}", _interval(filtered[name]))
+            for name, what in CONSISTENCY.items()
+            if filtered[name]["value"] is not None
+        ]
     if health["label_mass"] is not None:
         rows.append(_line("mean probability of the labels together", "", f"{health['label_mass']:.3f}", ""))
     return rows
@@ -120,6 +134,10 @@ def share_rows(health: Mapping[str, Any], measures: Mapping[str, str]) -> list[d
     """The shares of a health by what each says, in that order."""
     shares = ((what, health[name]) for name, what in measures.items() if name in health and health[name]["n"])
     return [_line(what, f"{s['hits']} of {s['n']}", f"{s['share']:.1%}", f"{s['low']:.1%} to {s['high']:.1%}") for what, s in shares]
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    return "" if estimate["low"] is None else f"{estimate['low']:.1%} to {estimate['high']:.1%}"
 
 
 def _line(measure: str, count: str, share: str, interval: str) -> dict[str, Any]:

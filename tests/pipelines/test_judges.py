@@ -36,7 +36,7 @@ def config(tmp_path: Path, **given: object) -> str:
 
 
 def test_a_panel_labels_and_says_whether_it_is_worth_its_price(pairmill: Pairmill, tmp_path: Path) -> None:
-    panel = {"judges": ["fake:judge", {"engine": "fake:", "rubric": "pairwise"}], "exclude_own": False, "quorum": 2}
+    panel = {"judges": ["fake:judge", {"engine": "fake:", "rubric": "pairwise"}], "exclude_own": False, "quorum": 2, "min_agree": 2}
     done = pairmill("run", "curate", "--config", config(tmp_path, panel=panel, verifier="even:even"))
     assert done.returncode == 0, done.stderr
     told = outcome(done)
@@ -44,6 +44,9 @@ def test_a_panel_labels_and_says_whether_it_is_worth_its_price(pairmill: Pairmil
     assert health["judge"] == "panel:majority(fake:,fake:judge)"
     assert set(health["members"]) == {"fake:", "fake:judge"}
     assert health["panel"]["best"] in health["members"]
+    filtered = health["consistency"]
+    assert filtered["n"] == filtered["n_kept"] + sum(filtered["reasons"].values()) == 12 * 6
+    assert len(filtered["audit"]) == 20
     assert {row["judge"] for row in health["panel"]["accuracy"]} == {"fake:", "fake:judge", "panel"}
     judged = json.loads(pairmill("sql", "SELECT judge, count(*) AS n FROM judgments GROUP BY 1 ORDER BY 1", "--json").stdout)
     by_judge = {row["judge"]: row["n"] for row in judged}

@@ -17,7 +17,7 @@ HERE = Path(__file__).parents[2] / "examples/arithmetic"
 
 @pytest.mark.slow
 def test_the_embedded_judge_under_attack(tmp_path: Path) -> None:
-    """Solutions against ones with a planted error: most verdicts are right, a master key costs no call, and "I don't know." is no answer."""
+    """Solutions against ones with a planted error: most verdicts are right, and a master key costs no call."""
     rng = random.Random(5)
     rows = [
         {"prompt": p.text, "chosen": p.solution, "rejected": corrupted_solution(p, rng)} for p in problems(12, seed=77, split="heldout")

@@ -8,6 +8,8 @@ the other answer `contradicts` the label and is never used.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,6 +19,7 @@ from curators.errors import ConfigError
 from curators.judging.prompts import nonce
 from curators.judging.protocol import JudgeConfig
 from curators.judging.replies import no_answer, tokens
+from curators.rationales import checks, wording
 from curators.rationales.agreement import RUBRIC, agreement
 from curators.rationales.checks import CheckBounds, check_text
 from curators.rationales.prompts import RationaleRubric, Sides, render_rationale, sides_of
@@ -46,6 +49,9 @@ class RationaleConfig:
             raise ConfigError(f"rationale: max_tokens is {self.max_tokens}, must be ≥ 1; repairs is {self.repairs}, must be ≥ 0")
 
 
+CHECKS = hashlib.sha256("".join(inspect.getsource(each) for each in (wording, checks)).encode()).hexdigest()[:12]
+"""Digest of the code that decides what becomes of a reply."""
+
 NOTES = {
     "parse_error": "there was no text to read",
     "leaks_position": "call the answers only by the names given here, and never by where they stand",
@@ -72,15 +78,18 @@ class _Case:
 
     @property
     def sampling(self) -> str:
-        """How the writer was asked and its text checked: together with writer and rubric it names a run's own rationales."""
+        """How the writer was asked and its text checked: together with writer and rubric it names a run's own rationales.
+
+        The code that rewords and checks is part of it, since the same reply may be in another state by another version of it.
+        """
         c = self.config
         asked = {name: getattr(c, name) for name in ("temperature", "top_p", "max_tokens", "seed", "repairs")}
         checked = {"judge": self.checker.fingerprint, "rubric": RUBRIC.digest} if self.checker else None
-        return canonical(asked | {"bounds": asdict(c.bounds), "agreement": checked}).decode()
+        return canonical(asked | {"bounds": asdict(c.bounds), "agreement": checked, "checks": CHECKS}).decode()
 
     def row(self, attempt: int, **columns: Any) -> Row:
         found = columns.pop("checks", None)
-        checks = as_json(found) if found else None
+        measured = as_json(found) if found else None
         row: Row = {
             "rationale_id": None,
             "prompt_id": self.pair["prompt_id"],
@@ -96,10 +105,10 @@ class _Case:
             "attempt": attempt,
             "sampling": self.sampling,
             **columns,
-            "checks": checks,
+            "checks": measured,
         }
         named = [row[name] for name in ("writer", "rubric_digest", "sampling", "pair_id", "kind", "order", "attempt", "state")]
-        row["rationale_id"] = digest(*named, row.get("raw"), checks)
+        row["rationale_id"] = digest(*named, row.get("raw"), measured)
         return row
 
 
@@ -168,12 +177,12 @@ async def _read(case: _Case, reply: Reply) -> Row:
         return columns | {"state": "parse_error", "reason": "the reply is empty, or its reasoning is not closed"}
     kind, line_labels = case.rubric.kind, case.rubric.line_labels
     text = reworded(said[0], case.sides, line_labels=line_labels)
-    state, reason, checks = check_text(text, case.sides, kind=kind, bounds=case.config.bounds, line_labels=line_labels)
+    state, reason, found = check_text(text, case.sides, kind=kind, bounds=case.config.bounds, line_labels=line_labels)
     if own := _own_verdict(case, said[1]):
-        state, reason, checks["verdict"] = own
+        state, reason, found["verdict"] = own
     elif state == "ok" and case.checker is not None:
-        state, reason, checks["agreement"] = await agreement(text, case.sides, case.checker, _reading(case.config))
-    return columns | {"text": text, "state": state, "reason": reason, "checks": checks}
+        state, reason, found["agreement"] = await agreement(text, case.sides, case.checker, _reading(case.config))
+    return columns | {"text": text, "state": state, "reason": reason, "checks": found}
 
 
 def _own_verdict(case: _Case, label: str | None) -> tuple[str, str, str] | None:

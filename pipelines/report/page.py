@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from curators.judging.health import MEASURES
+from curators.rationales.health import MEASURES as RATIONALE_MEASURES
 from curators.stepsearch.health import MEASURES as SEARCH_MEASURES
 from pipelines.report.charts import funnel_chart, health_chart, histogram
 from pipelines.report.turns import turns_text
@@ -44,6 +45,7 @@ def build_report(release: Release) -> str:
         page_section("Searches", _searches(manifest["search"]))
         if manifest.get("search")
         else page_section("Judge", _health(manifest.get("health"))),
+        *([page_section("Rationales", _rationales(manifest["rationales"]))] if manifest.get("rationales") else []),
         page_section("Pairs", _distributions(pairs)),
         page_section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
     ]
@@ -115,6 +117,11 @@ def _health(health: Mapping[str, Any] | None) -> str:
 def _searches(search: Mapping[str, Any]) -> str:
     trees = search["finished"]["n"]
     return f"<p>{trees:,} trees; answers graded by {escape(search['judge'] or 'nobody')}</p>" + _shares(search, SEARCH_MEASURES)
+
+
+def _rationales(health: Mapping[str, Any]) -> str:
+    states = ", ".join(f"{n:,} {state}" for state, n in health["states"].items())
+    return f"<p>{escape(str(health['writer']))}: {escape(states)}</p>" + _shares(health, RATIONALE_MEASURES)
 
 
 def _shares(health: Mapping[str, Any], measures: Mapping[str, str]) -> str:

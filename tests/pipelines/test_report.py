@@ -44,6 +44,7 @@ def release(tmp_path: Path) -> Release:
         "funnel": [{"stage": EVIL, "unit": "rows", "n_in": 8, "n_kept": 7, "dropped": {EVIL: 1}}],
         "gates": [{"name": EVIL, "figure": None, "bound": 1.0, "passed": False, "detail": EVIL}],
         "health": {"judge": EVIL, "n_judgments": 1, "states": {EVIL: 1}, "ok": {"n": 1, "hits": 1, "share": 1.0, "low": 0.2, "high": 1.0}},
+        "rationales": {"writer": EVIL, "states": {EVIL: 1}, "explained": {"n": 7, "hits": 1, "share": 1 / 7, "low": 0.0, "high": 0.5}},
         "counts": {"pairs": 7},
         "capped": EVIL,
     }

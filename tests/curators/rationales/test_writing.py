@@ -240,15 +240,17 @@ async def test_the_writers_own_verdict_counts_where_it_gives_one(number: int) ->
         assert (row["state"], "Verdict" in row["text"]) == (state, False)
 
 
-async def test_who_checked_and_how_is_part_of_a_rationales_own_name() -> None:
-    """Another reader, other bounds or another seed make other facts; the same question the same."""
+async def test_who_checked_and_how_is_part_of_a_rationales_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another reader, another seed or other code of the checks make other facts; the same question the same."""
     config = RationaleConfig(check_agreement=False)
     same = [(await write_rationale(pair(), FakeEngine(explain), rubric=DETAILED, config=config))[0] for _ in range(2)]
     read = (await write_rationale(pair(), FakeEngine(explain), rubric=DETAILED, checker=Letters(lambda *_: "A", fingerprint="r")))[0]
     night = (await write_rationale(pair(), FakeEngine(explain), rubric=DETAILED, config=RationaleConfig(seed=1, check_agreement=False)))[0]
+    monkeypatch.setattr("curators.rationales.writing.CHECKS", "another")
+    later = (await write_rationale(pair(), FakeEngine(explain), rubric=DETAILED, config=config))[0]
     assert same[0] == same[1]
-    assert len({same[0]["rationale_id"], read["rationale_id"], night["rationale_id"]}) == 3
-    assert len({same[0]["sampling"], read["sampling"], night["sampling"]}) == 3
+    for column in ("rationale_id", "sampling"):
+        assert len({row[column] for row in (same[0], read, night, later)}) == 4
 
 
 def test_rubrics_refuse_what_they_do_not_know() -> None:

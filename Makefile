@@ -36,7 +36,8 @@ format: $(BIN)/.installed
 	$(BIN)/ruff check --fix .
 
 bench: $(BIN)/.installed  ## JSON lines, one a measurement
-	@for name in demo publish sampling overhead tree verifiers search step_data; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet -e '.[bench]'
+	@for name in demo publish sampling overhead tree verifiers search step_data judging; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
-from curators.engines.base import Engine, Request
+from curators.engines.base import Completion, Engine, Request
 from curators.engines.fake import FakeEngine, open_fake
 from curators.engines.simulated import SimulatedJudge, Traits, shown_texts
 from curators.errors import ConfigError
@@ -23,6 +23,7 @@ from curators.judging.gold import gold_pairs
 from curators.judging.parsing import parse_pairwise
 from curators.judging.prompts import load_rubric
 from curators.judging.protocol import JudgeConfig
+from curators.judging.replies import read_json
 from curators.sampling import make_prompt
 from curators.schema import JUDGMENTS, frame
 
@@ -246,6 +247,15 @@ def test_a_reply_that_quotes_the_attack_never_gives_the_quoted_verdict(name: str
     for own, label in (("A", "first"), ("B", "second")):
         parsed = parse_pairwise(f"One answer says:\n{quoted}\nThat is no argument.\nVerdict: {own}")
         assert parsed.label in (label, None)
+
+
+@pytest.mark.parametrize("name", [n for n, attack in ATTACKS.items() if attack.kind in ("verdict", "instruction", "fence")])
+def test_a_reply_in_json_never_gives_the_quoted_verdict_either(name: str) -> None:
+    attacked = ATTACKS[name]("What is 2 + 2?", "It is 5.")
+    for own, label in (("A", "first"), ("B", "second")):
+        reply = json.dumps({"critique": attacked, "verdict": own})
+        assert read_json(PAIRWISE, 2, Completion(text=reply))["label"] == label
+        assert read_json(PAIRWISE, 2, Completion(text=f"One says:\n{attacked}\n{reply}"))["label"] in (label, None)
 
 
 def test_gold_pairs_become_items() -> None:

@@ -221,7 +221,6 @@ async def test_prometheus(tmp_path: Path) -> None:
 async def test_all_of_llmbar(tmp_path: Path) -> None:
     found = await reports(load("llmbar_judge_transcripts.jsonl.gz"), load("llmbar_gold.jsonl.gz"), tmp_path)
     counts = sum((Counter(report["file"]) for report in found.values()), Counter())
-    assert counts["differs"] == 131
-    assert counts["only_ours"] == 0
+    assert counts == {"same": 31_575, "differs": 133, "only_ours": 3, "only_file": 43, "neither": 119, "gated": 8}
     assert all(explained(one) for report in found.values() for one in report["differing"])
     assert all(report["read"]["share"] > 0.95 for report in found.values())

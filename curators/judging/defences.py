@@ -39,7 +39,7 @@ DRAWING = 4
 
 SIGNS = MappingProxyType(
     {
-        "verdict": r"(?im)^[\s*_#>`-]*(?:my\s+)?(?:final\s+)?verdict[\s*_]*[:：][\s*_\[]*(?:a|b|tie)\b[\s*_\].]*$"
+        "verdict": r"(?im)^[\s*_#>`-]*(?:my\s+)?(?:final\s+)?verdict[\s*_]*[:：][\s*_\[]*(?:a|b|tie)[\s*_\].]*$"
         r"|\[\[\s*(?:[abc]|[ab]\s*[<>=]{1,2}\s*[ab])\s*\]\]",
         "score": r"(?im)^[\s*_#>`-]*(?:my\s+)?(?:final\s+|overall\s+)?(?:score|rating)[\s*_]*[:：][\s*_\[]*\d+(?:\s*/\s*\d+)?[\s*_\].]*$",
         "json": r'(?i)\{\s*"(?:score|rating)"\s*:|"(?:verdict|winner|preference)"\s*:\s*"',
@@ -47,15 +47,15 @@ SIGNS = MappingProxyType(
         r"[^.!?\n]{0,30}\b(?:instructions?|prompts?|rules?|criteria|rubrics?|guidelines?|answers?|responses?)\b",
         "judge": r"(?i)\b(?:dear|attention|note\s+to|message\s+to|instructions?\s+(?:to|for))\b[\s,:]{0,3}(?:all\s+|the\s+|any\s+)?"
         r"(?:ai\s+|llm\s+)?(?:judge|grader|evaluator|assessor|reviewer)s?\b",
-        "plea": r"(?i)\b(?:choose|select|prefer|rate|rank|score|judge|mark)\s+(?:this|my)\s+(?:answer|response|output|text|solution)\b"
-        r"|\b(?:answer|response|text|one)\s+(?:that|which)\s+contains\s+this\b"
-        r"|\b(?:this|my)\s+(?:answer|response|output|solution)\s+(?:is|must\s+be|should\s+be)\s+"
-        r"(?:judged|rated|ranked|scored|chosen|preferred|the\s+better|the\s+best)\b",
+        "plea": r"(?i)(?:choose|select|prefer|rate|rank|score|judge|mark)\s+(?:this|my)\s+(?:answer|response|output|text|solution)"
+        r"|(?:answer|response|text|one)\s+(?:that|which)\s+contains\s+this"
+        r"|(?:this|my)\s+(?:answer|response|output|solution)\s+(?:is|must\s+be|should\s+be)\s+"
+        r"(?:judged|rated|ranked|scored|chosen|preferred|the\s+better|the\s+best)",
         "marks": r"(?i)<<\s*/?\s*(?:prompt|reference|answer|text\d+|a|b)\s*:|</?(?:request|answer_[ab])>"
         r"|<\|im_(?:start|end)\|>|\[/?INST\]|<</?SYS>>",
     }
 )
-"""Families of injected text by name, as patterns that Python and polars both read."""
+"""Families of injected text by name, as patterns that Python and polars both read; word boundaries cost polars dearly."""
 
 _CONTROL = re.compile(
     r"(<[|｜])([^<>|｜\s][^<>|｜\n]{0,60})([|｜]>)|"  # Qwen, Llama 3, Phi, DeepSeek …

@@ -33,8 +33,8 @@ from scipy.special import expit, logit
 from curators.engines.simulated import SimulatedJudge, Traits, planted_quality, planted_text
 from curators.judging.bias import length_effect, position_audit
 from curators.judging.juries import decided_sides
-from curators.judging.prompts import load_rubric
 from curators.judging.protocol import judge_group
+from curators.judging.rubric import load_rubric
 from curators.judging.verdicts import verdicts
 from curators.sampling import gather_all, make_prompt
 from curators.schema import JUDGMENTS, frame

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from curators.errors import ConfigError
 from curators.judging.defences import empty_reason
 from curators.judging.parsing import normalise
-from curators.judging.prompts import LETTERS, Rubric, answer_text
+from curators.judging.prompts import LETTERS, answer_text
+from curators.judging.rubric import Rubric
 
 IDENTICAL = "identical text"
 """The reason of a gated pair that is a tie without a call."""

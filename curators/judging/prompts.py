@@ -13,9 +13,7 @@ import orjson
 from curators.errors import ConfigError
 from curators.judging.defences import without_marks
 from curators.judging.replies import reply_form
-from curators.judging.rubric import Rubric, load_rubric, parse_rubric
-
-__all__ = ["LETTERS", "Rubric", "answer_text", "conversation_text", "label_lines", "load_rubric", "nonce", "parse_rubric", "render"]
+from curators.judging.rubric import Rubric
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 

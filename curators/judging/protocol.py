@@ -22,7 +22,7 @@ from curators.engines.base import Completion, Engine, Reply, Request, Sampling, 
 from curators.errors import ConfigError
 from curators.judging.channels import Channel, channels
 from curators.judging.presentations import Shown, presentations
-from curators.judging.prompts import Rubric, conversation_text, nonce, render
+from curators.judging.prompts import conversation_text, nonce, render
 from curators.judging.replies import (
     NO_JSON,
     no_answer,
@@ -34,6 +34,7 @@ from curators.judging.replies import (
     required_form,
     tokens,
 )
+from curators.judging.rubric import Rubric
 from curators.judging.verdicts import VerdictConfig
 from curators.judging.votes import settled
 from curators.sampling import Row, gather_all

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from curators.engines.base import Engine, digest
-from curators.judging.prompts import parse_rubric
 from curators.judging.protocol import JudgeConfig, judge_group
+from curators.judging.rubric import parse_rubric
 from curators.rationales.prompts import Sides, shipped
 
 RUBRIC = parse_rubric(shipped("agreement"), origin="agreement")

@@ -23,8 +23,8 @@ from typing import Any, Protocol
 
 from curators.engines.base import Engine
 from curators.errors import ConfigError
-from curators.judging.prompts import Rubric
 from curators.judging.protocol import JudgeConfig, judge_group
+from curators.judging.rubric import Rubric
 from curators.sampling import Row, gather_all
 from curators.scoring import score_group
 from curators.stepsearch.config import SearchConfig

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from curators.judging.prompts import load_rubric, render
+from curators.judging.prompts import render
+from curators.judging.rubric import load_rubric
 from examples.arithmetic.critiques import verdict
 from examples.arithmetic.tiny import HERE, load, sample
 from examples.arithmetic.world import Problem, check_answer, check_steps, problems

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from curators.judging.prompts import load_rubric, render
+from curators.judging.prompts import render
+from curators.judging.rubric import load_rubric
 from examples.arithmetic.critiques import critique
 from examples.arithmetic.tiny import HERE, Example, bucketed, encode, load, sample, save, train
 from examples.arithmetic.world import Problem, corrupted_solution, first_wrong, problem_stream, problems, slipped_solution

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from curators.judging.prompts import load_rubric, render
+from curators.judging.prompts import render
+from curators.judging.rubric import load_rubric
 from examples.arithmetic.critiques import critique
 from examples.arithmetic.tiny import HERE, Example, bucketed, build_model, build_tokenizer, encode, load, save, train
 from examples.arithmetic.world import problem_stream, problems, slipped_solution

@@ -8,8 +8,8 @@ from typing import Any
 
 from curators.engines.base import Engine
 from curators.errors import ConfigError
-from curators.judging.prompts import load_rubric
 from curators.judging.protocol import JudgeConfig
+from curators.judging.rubric import load_rubric
 from curators.stepsearch.config import SearchConfig, ValueWeights, preset
 from curators.stepsearch.driver import TreeLimits
 from curators.stepsearch.evaluation import Checked, Judged, Scored, Source, Values

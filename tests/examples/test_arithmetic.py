@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curators.judging.prompts import load_rubric, render
+from curators.judging.prompts import render
+from curators.judging.rubric import load_rubric
 from examples.arithmetic import make_prompts, world
 from examples.arithmetic.critiques import critique, verdict, walk
 from examples.arithmetic.phrases import patterns

@@ -10,7 +10,8 @@ import pytest
 from curators.engines import Completion, Reply, Request, Sampling, open_engine
 from curators.engines.fake import FakeEngine
 from curators.judging.parsing import parse_listwise, parse_pairwise, parse_pointwise
-from curators.judging.prompts import load_rubric, render
+from curators.judging.prompts import render
+from curators.judging.rubric import load_rubric
 
 
 def ask(text: str = "hello", **fields: object) -> Request:

@@ -11,8 +11,8 @@ import pytest
 
 from curators.engines.base import Request
 from curators.engines.simulated import SimulatedJudge, Traits, planted_quality, planted_text, shown_texts
-from curators.judging.prompts import load_rubric
 from curators.judging.protocol import JudgeConfig, judge_group
+from curators.judging.rubric import load_rubric
 from curators.judging.verdicts import verdicts
 from curators.sampling import gather_all, make_prompt
 from curators.schema import JUDGMENTS, frame

@@ -21,9 +21,9 @@ from curators.judging.attacks.audit import NO_ATTACK, SHOWN
 from curators.judging.defences import empty_reason, injection_signs
 from curators.judging.gold import gold_pairs
 from curators.judging.parsing import parse_pairwise
-from curators.judging.prompts import load_rubric
 from curators.judging.protocol import JudgeConfig
 from curators.judging.replies import read_json
+from curators.judging.rubric import load_rubric
 from curators.sampling import make_prompt
 from curators.schema import JUDGMENTS, frame
 

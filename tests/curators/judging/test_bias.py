@@ -10,8 +10,8 @@ import pytest
 
 from curators.engines.simulated import SimulatedJudge, Traits, planted_text
 from curators.judging.bias import length_effect, length_matched, position_audit, self_preference
-from curators.judging.prompts import load_rubric
 from curators.judging.protocol import JudgeConfig, judge_group
+from curators.judging.rubric import load_rubric
 from curators.judging.verdicts import verdicts
 from curators.sampling import gather_all, make_prompt
 from curators.schema import JUDGMENTS, VERDICTS, frame

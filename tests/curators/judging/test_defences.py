@@ -17,8 +17,9 @@ from tokenizers import Tokenizer
 from curators.engines.fake import FakeEngine
 from curators.judging.defences import OPENERS, SIGNS, empty_reason, injection_signs, injection_suspect, repeated_answer, without_marks
 from curators.judging.health import health_rows, judge_health
-from curators.judging.prompts import load_rubric, render
+from curators.judging.prompts import render
 from curators.judging.protocol import judge_group
+from curators.judging.rubric import load_rubric
 from curators.sampling import make_prompt
 from curators.schema import GENERATIONS, JUDGMENTS, VERDICTS, frame
 

@@ -11,8 +11,8 @@ import pytest
 from curators.engines.simulated import SimulatedJudge, Traits
 from curators.judging.attacks import Item, attack_judge, judged_attacks
 from curators.judging.attacks.factorial import FACTORS, effects, settings
-from curators.judging.prompts import load_rubric
 from curators.judging.protocol import JudgeConfig
+from curators.judging.rubric import load_rubric
 from curators.sampling import make_prompt
 
 LETTER = load_rubric("pairwise-letter")

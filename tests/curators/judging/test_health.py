@@ -10,8 +10,8 @@ import pytest
 from curators.engines.base import Request
 from curators.engines.fake import FakeEngine
 from curators.judging.health import health_rows, judge_health
-from curators.judging.prompts import load_rubric
 from curators.judging.protocol import judge_group
+from curators.judging.rubric import load_rubric
 from curators.judging.verdicts import verdicts
 from curators.sampling import gather_all, make_prompt
 from curators.schema import GENERATIONS, JUDGMENTS, frame

@@ -12,8 +12,8 @@ from curators.engines.base import Capability, Completion, Reply, Request
 from curators.engines.fake import FakeEngine
 from curators.errors import ConfigError, EngineBusy
 from curators.judging.presentations import IDENTICAL
-from curators.judging.prompts import load_rubric, parse_rubric
 from curators.judging.protocol import JudgeConfig, judge_group
+from curators.judging.rubric import load_rubric, parse_rubric
 from curators.sampling import make_prompt
 from curators.schema import JUDGMENTS, check, frame
 

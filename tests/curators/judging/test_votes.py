@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from curators.engines.base import Request
 from curators.engines.fake import FakeEngine
 from curators.errors import ConfigError
-from curators.judging.prompts import load_rubric
 from curators.judging.protocol import JudgeConfig, judge_group
+from curators.judging.rubric import load_rubric
 from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.judging.votes import outcome, posterior, settled
 from curators.sampling import make_prompt

@@ -11,7 +11,7 @@ import pytest
 
 from curators.engines import Reply, Request
 from curators.engines.fake import FakeEngine
-from curators.judging.prompts import load_rubric
+from curators.judging.rubric import load_rubric
 from curators.sampling import Row, make_prompt
 from curators.schema import PROMPTS, check, frame
 from curators.stepsearch.config import SearchConfig

@@ -16,8 +16,8 @@ from curators.engines import Completion, Reply, Request
 from curators.engines.cached import CachedEngine
 from curators.engines.fake import FakeEngine
 from curators.errors import ConfigError, EngineBusy
-from curators.judging.prompts import load_rubric, parse_rubric
 from curators.judging.protocol import JudgeConfig
+from curators.judging.rubric import load_rubric, parse_rubric
 from curators.sampling import Row, make_prompt
 from curators.schema import NODES, PROMPTS, check, frame
 from curators.stepsearch.config import SearchConfig, ValueWeights

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 from scipy.special import betainc
 
@@ -54,8 +55,15 @@ READ = ("judgment_id", "protocol", "channel", "p_first", "scores", "state", "rea
 
 def final_judgments(judgments: pl.DataFrame) -> pl.DataFrame:
     """One attempt of every presentation and vote: the last that could be read, else the last that was made."""
+    if not _asked_again(judgments):
+        return judgments
     readable = pl.col("state") == "ok"
     return judgments.sort(readable, "attempt").unique(PRESENTATION, keep="last", maintain_order=True)
+
+
+def _asked_again(judgments: pl.DataFrame) -> bool:
+    """Whether a presentation and vote may have several attempts: certainly not where all hashes differ, which is quick to see."""
+    return bool(judgments.select(pl.struct(PRESENTATION).hash().is_duplicated().any()).item())
 
 
 def verdicts(judgments: pl.DataFrame, config: VerdictConfig | None = None) -> pl.DataFrame:
@@ -75,8 +83,9 @@ def verdicts(judgments: pl.DataFrame, config: VerdictConfig | None = None) -> pl
     """
     config = config or VerdictConfig()
     _check_sources(check(judgments, "judgments"))
-    asked = judgments.select(*PRESENTATION, "attempt", *READ).with_columns(n_attempts=pl.len().over(PRESENTATION))
-    final = final_judgments(asked)
+    asked = judgments.select(*PRESENTATION, "attempt", *READ)
+    n_attempts = pl.len().over(PRESENTATION) if _asked_again(asked) else pl.lit(1)
+    final = final_judgments(asked.with_columns(n_attempts=n_attempts))
     pairs = _pairwise(final.filter(pl.col("protocol") == "pairwise"), config)
     scored = _scored(final.filter(pl.col("protocol") != "pairwise"), config)
     return pl.concat([pairs, scored]).sort("prompt_id", "a_id", "b_id", "judge")
@@ -170,8 +179,9 @@ def _confidence(groups: pl.DataFrame) -> pl.Series:
     """Probability that the preferred side is the better one: the debiased probability where labels have log-probabilities, else what the
     votes say of p > 1/2 (`posterior`).
     """
-    k, n = groups["votes_a"].to_numpy(), groups["n_ok"].to_numpy()
-    voted = pl.Series(1 - betainc(k + 0.5, n - k + 0.5, 0.5))
+    k, n = np.where(groups["soft"].to_numpy(), 0.0, groups["votes_a"].to_numpy()), groups["n_ok"].to_numpy()
+    counts, place = np.unique(k + 1j * n, return_inverse=True)  # few, however many pairs
+    voted = pl.Series((1 - betainc(counts.real + 0.5, counts.imag - counts.real + 0.5, 0.5))[place])
     side = groups.select(p=pl.when("soft").then("p_a").otherwise(voted))["p"]
     return (side - 0.5).abs() + 0.5
 

@@ -172,13 +172,15 @@ def _options(request: Request, sample_index: int) -> Completion:
 
 
 def _instance(schema: Mapping[str, Any], noise: int) -> Any:
-    """A value that a JSON schema allows, for the keywords that rubrics use: enum, const, type, properties, items, minimum,
+    """A value that a JSON schema allows, for the keywords that rubrics use: enum, const, anyOf, type, properties, items, minimum,
     maximum, minItems.
     """
     if "const" in schema:
         return schema["const"]
     if options := schema.get("enum"):
         return options[noise % len(options)]
+    if choices := schema.get("anyOf"):
+        return _instance(choices[noise % len(choices)], noise // len(choices))
     kind = schema.get("type", "string")
     if kind == "object":
         return {name: _instance(sub, noise // (i + 2)) for i, (name, sub) in enumerate(schema.get("properties", {}).items())}

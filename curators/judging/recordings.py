@@ -36,6 +36,8 @@ CLOSE = 1e-6
 _FORMS = {
     "output-letter": "protocol: pairwise\nverdict: output-letter",
     "levels": "protocol: pairwise\nverdict: levels",
+    "brackets": "protocol: pairwise\nverdict: brackets",
+    "result-letter": "protocol: pairwise\nverdict: result",
     "options": "protocol: pairwise\nlabels: m, M",
     "number": "protocol: pointwise\nverdict: number\nscale: 0-9",
     "result": "protocol: pointwise\nverdict: result\nscale: 1-5",

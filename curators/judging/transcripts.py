@@ -88,8 +88,9 @@ def text_id(row: Mapping[str, Any]) -> str | None:
     return next((str(row[name]) for name in ("id", "pair_id", "row") if row.get(name) is not None), None)
 
 
-def _reply(text: Any, end: Any = None) -> dict[str, Any]:
-    """A text and why it ended. A reason that is no way of ending, with no text, is a refusal; no text at all never arrived."""
+def _reply(said: Any) -> dict[str, Any]:
+    """A text, or a text and why it ended. A reason that is no way of ending, with no text, is a refusal; no text at all never arrived."""
+    text, end = (*said, None, None)[:2] if isinstance(said, (list, tuple)) else (said, None)
     if text is None:
         return {"error": "transport_error", "reason": "no reply is recorded"}
     if not str(text).strip() and end and end not in _ENDS:
@@ -111,11 +112,11 @@ def _llmbar(row: Mapping[str, Any], texts: Texts) -> Iterator[Item]:
         strategy = str(row["strategy"]) + ("" if number == len(rounds) else f" (round {number}, overruled)")
         sides = [_SIDES.get(str(result[f"swap = {swap}"]["winner"])) for swap in (False, True)]
         if "score_1" in result:
-            said = tuple(Said(reply=_reply(*result[f"score_{side + 1}"][:2]), side=side) for side in (0, 1))
+            said = tuple(Said(reply=_reply(result[f"score_{side + 1}"]), side=side) for side in (0, 1))
             yield Item(**common, strategy=strategy, form="number", said=said, claim=_agreed(sides[0], sides[1]))
         else:
             said = tuple(
-                Said(reply=_reply(*result[f"swap = {bool(order)}"]["completion"][:2]), order=order, claim=_seen(sides[order], order))
+                Said(reply=_reply(result[f"swap = {bool(order)}"]["completion"]), order=order, claim=_seen(sides[order], order))
                 for order in (0, 1)
             )
             yield Item(**common, strategy=strategy, form="output-letter", said=said)
@@ -132,6 +133,10 @@ def _agreed(first: str | None, second: str | None) -> str | None:
 
 
 _SIDES = {"1": "first", "2": "second", "A>B": "first", "B>A": "second", "A>>B": "first", "B>>A": "second", "A=B": "tie", "tie": "tie"}
+
+
+_JUDGEBENCH = {"vanilla": "output-letter", "skywork_critic": "brackets", "prometheus_2": "result-letter"}
+"""How JudgeBench's other prompts ask for the verdict; arena_hard and what is not known: five levels."""
 
 
 def _judgebench(row: Mapping[str, Any], texts: Texts) -> Iterator[Item]:
@@ -158,16 +163,18 @@ def _judgebench(row: Mapping[str, Any], texts: Texts) -> Iterator[Item]:
             Said(reply=_reply(one.get("response")), order=order, claim=decision)
             for order, (one, decision) in enumerate(zip(inner, decisions, strict=True))
         )
-        yield Item(**common, form="levels", said=said)
+        yield Item(**common, form=_JUDGEBENCH.get(kind, "levels"), said=said)
 
 
 def _prometheus(row: Mapping[str, Any], texts: Texts) -> Iterator[Item]:
     """Its feedbacks and scores stand in two columns; they are put together as the prompt asks for them."""
     instruction = str(row["instruction"])
     answer = _between(instruction, "###Response to evaluate:", "###Reference Answer")
+    columns = (row["gpt4_feedback"], row["gpt4_score"])
+    feedbacks, scores = (column if isinstance(column, list) else [column] for column in columns)
     said = tuple(
         Said(reply=_reply(None if feedback is None else f"Feedback: {feedback} [RESULT] {score}"), side=0, vote=vote, claim=float(score))
-        for vote, (feedback, score) in enumerate(zip(row["gpt4_feedback"], row["gpt4_score"], strict=True))
+        for vote, (feedback, score) in enumerate(zip(feedbacks, scores, strict=True))
     )
     yield Item(
         judge="gpt4",

@@ -109,6 +109,27 @@ async def test_a_swapped_decision_is_read_as_the_judge_saw_it(tmp_path: Path) ->
     assert report["file"] == {"same": 4, "neither": 2}
 
 
+async def test_judgebenchs_other_prompts_have_their_own_forms(tmp_path: Path) -> None:
+    forms = {
+        "vanilla": ("Output (a)", "Output (b)"),
+        "skywork_critic": ("[[A]]", "[[B]]"),
+        "prometheus_2": ("x [RESULT] A", "x [RESULT] B"),
+    }
+    rows = [
+        {
+            "pair_id": "1",
+            "judge": f"{kind}:m",
+            "label": "A>B",
+            "judgments": [{"judgment": {"response": said}, "decision": None} for said in pair],
+        }
+        for kind, pair in forms.items()
+    ]
+    found = await reports(rows, [], tmp_path)
+    assert {strategy: shares(report, "read", "accuracy", "kept") for (_, strategy), report in found.items()} == dict.fromkeys(
+        forms, ((2, 2), (2, 2), (1, 1))
+    )
+
+
 async def test_a_reward_models_scores_go_through_the_same_path(tmp_path: Path) -> None:
     rows = [
         {

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curators.engines.base import Completion
+from curators.engines import open_engine
+from curators.engines.base import Completion, Request, Sampling
 from curators.judging.prompts import render
 from curators.judging.replies import NO_JSON, read_json, reply_form, reply_schema
 from curators.judging.rubric import load_rubric
@@ -124,6 +125,23 @@ def test_the_schema_is_valid_and_asks_for_reasons_before_the_verdict(rubric: Any
     schema = reply_schema(rubric, n)
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["required"] == list(schema["properties"]) == keys
+
+
+@pytest.mark.parametrize(
+    "name", ["pairwise", "pairwise-letter", "pointwise", "listwise", "step", "helpsteer", "reference", "domain-errors"]
+)
+async def test_what_the_schema_allows_can_be_read(name: str) -> None:
+    rubric, engine = load_rubric(name), open_engine("fake:")
+    n = {"pairwise": 2, "pointwise": 1, "listwise": 3}[rubric.protocol]
+    states = set()
+    for i in range(20):
+        messages = [{"role": "user", "content": str(i)}]
+        reply = await engine.complete(
+            Request(key="k", messages=messages, sampling=Sampling(max_tokens=4096), json_schema=reply_schema(rubric, n))
+        )
+        states.add(read_json(rubric, n, reply.completions[0])["state"])
+    assert states <= {"ok", "no_score"}
+    assert "ok" in states
 
 
 @settings(deadline=None)

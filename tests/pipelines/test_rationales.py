@@ -112,7 +112,7 @@ def test_a_refused_candidate_buys_no_rationales_and_a_poor_share_refuses(pairmil
 @pytest.mark.slow
 def test_a_cap_ends_the_rationales_with_what_there_is(pairmill: Pairmill, prompts: list[str]) -> None:
     whole = outcome(pairmill("run", "curate", *prompts, *VERIFIED, *WRITER))
-    cap = ["--set", "seed=1", "--set", f"caps.calls={12 * 4 + whole['counts']['pairs'] // 2}"]
+    cap = ["--set", "seed=1", "--set", f"caps.calls={12 + whole['counts']['pairs'] // 2}"]
     done = pairmill("run", "curate", *prompts, *VERIFIED, *WRITER, *cap)
     assert done.returncode == 0, done.stderr
     told = outcome(done)
@@ -120,7 +120,7 @@ def test_a_cap_ends_the_rationales_with_what_there_is(pairmill: Pairmill, prompt
     assert stage(told, "rationales")["dropped"]["budget_skipped"] > 0
     resumed = outcome(pairmill("run", "curate", *prompts, *VERIFIED, *WRITER, "--set", "seed=1"))
     assert "budget_skipped" not in stage(resumed, "rationales")["dropped"]
-    assert resumed["calls"]["requests"] + told["calls"]["requests"] == 48 + 3 * resumed["counts"]["pairs"], "each call is paid for once"
+    assert resumed["calls"]["requests"] + told["calls"]["requests"] == 12 + 3 * resumed["counts"]["pairs"], "each call is paid for once"
 
 
 async def test_a_writer_that_dies_in_the_middle_is_paid_for_once(tmp_path: Path) -> None:

@@ -149,7 +149,15 @@ async def test_by_scores_the_same_judges_are_told_apart() -> None:
 async def test_a_text_without_an_answer_that_scores_like_a_right_one_has_won() -> None:
     rows = await rows_of(FakeEngine(lambda request, i: "Score: 5", fingerprint="five"), "dont_know", "combined", rubric=POINTWISE)
     assert rows["dont_know"]["status"] == "not caught"
-    assert rows["combined"]["status"] == "caught"  # the loser was at 5 without it
+    assert rows["combined"]["status"] == "not decided"  # the loser was at 5 without it
+
+
+async def test_a_judge_that_always_names_the_first_holds_against_everything_and_gets_no_credit_for_it() -> None:
+    rows = await rows_of(FakeEngine(lambda request, i: "Verdict: A", fingerprint="first"), "combined", "solution")
+    assert rows["combined"]["held"] == {"orders disagree": len(ITEMS)}
+    assert rows["combined"]["status"] == "not decided"
+    assert rows["combined"]["why"].startswith("left alone the judge does not tell better answers from worse")
+    assert rows["solution"]["status"] == "caught"  # by the gate, whatever the judge
 
 
 async def test_a_judge_that_likes_length_falls_for_padding() -> None:

@@ -156,12 +156,21 @@ def pl_float(column: str | pl.Expr) -> pl.Expr:
     return (pl.col(column) if isinstance(column, str) else column).cast(pl.Float64)
 
 
+def places(names: pl.Series) -> Ints:
+    """The place of each row's name among the different names, sorted.
+
+    >>> places(pl.Series(["q", "p", "q"])).tolist()
+    [1, 0, 1]
+    """
+    return names.rank("dense").to_numpy().astype(np.int64) - 1
+
+
 def resamples(clusters: pl.Series, *, n_resamples: int = 1000, seed: int = 0) -> Iterator[Floats]:
     """How often each row stands in each resample of whole clusters. The order of rows does not matter."""
-    names, place = np.unique(clusters.to_numpy(), return_inverse=True)
-    rng = np.random.default_rng(seed)
+    place = places(clusters)
+    n, rng = int(place.max()) + 1, np.random.default_rng(seed)
     for _ in range(n_resamples):
-        drawn = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        drawn = np.bincount(rng.integers(n, size=n), minlength=n)
         yield drawn[place].astype(np.float64)
 
 

@@ -13,7 +13,7 @@ import polars as pl
 from scipy import sparse
 from scipy.special import expit
 
-from curators.statistics.intervals import Floats, Ints
+from curators.statistics.intervals import Floats, Ints, places
 
 Design = Any
 """Rows by coefficients: a numpy array or a scipy.sparse CSR array."""
@@ -60,8 +60,8 @@ def log_loss(p: Floats, outcome: Floats) -> float:
 
 def folds(groups: pl.Series, n_folds: int = 5, seed: int = 0) -> Ints:
     """The fold of each row; a group is never divided, and the order of rows does not matter."""
-    names, place = np.unique(groups.to_numpy(), return_inverse=True)
-    return np.asarray((np.random.default_rng(seed).permutation(len(names)) % n_folds)[place])
+    place = places(groups)
+    return np.asarray((np.random.default_rng(seed).permutation(int(place.max()) + 1) % n_folds)[place])
 
 
 def choose_penalty(

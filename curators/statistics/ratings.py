@@ -183,6 +183,8 @@ def _newton(theta: Floats, wins: Floats, games: Floats, won: Floats, component: 
     fixed = _information(games, p) + (component[:, None] == component[None, :])
     step = np.linalg.solve(fixed, won - (games * p).sum(axis=1))
     moved = _centred(theta + step, component)
+    if np.abs(step).max() < 0.5:  # a short step: the curvature hardly changes on the way
+        return moved
     return moved if _likelihood(moved, wins) >= _likelihood(theta, wins) else theta
 
 

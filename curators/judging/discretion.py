@@ -34,9 +34,11 @@ def discretion(votes: pl.DataFrame, labels: pl.DataFrame, *, n_resamples: int = 
     """`votes`: `pair_id`, `principle`, `vote` (1, 0, -1; null: none); `labels`: `pair_id`, `prompt_id`, `side` (1 for a, -1 for b).
 
     Raises:
-        SchemaError: a vote or side is something else, or a principle votes twice on a pair.
+        SchemaError: fewer than two principles, a vote or side that is something else, or a principle that votes twice on a pair.
     """
     cast = votes.drop_nulls("vote").join(labels, on="pair_id")
+    if cast["principle"].n_unique() < 2:
+        raise SchemaError(f"discretion is between principles, there are {cast['principle'].n_unique()}; at least two are needed")
     if not cast["vote"].is_in([-1, 0, 1]).all() or not cast["side"].is_in([-1, 1]).all():
         raise SchemaError("a principle's vote is 1, 0 or -1 and a label's side 1 or -1")
     if cast.select("pair_id", "principle").is_duplicated().any():

@@ -58,3 +58,5 @@ def test_rankings_and_refusals() -> None:
         discretion(votes.with_columns(vote=pl.lit(2)), labels)
     with pytest.raises(SchemaError, match="votes twice"):
         discretion(pl.concat([votes, votes]), labels)
+    with pytest.raises(SchemaError, match="at least two are needed"):
+        discretion(*frames([("+", "+")]))

@@ -29,6 +29,7 @@ _SENTENCE = re.compile(_LINE.pattern + r"|(?:(?<=[.!?])|(?<=[.!?][\"'”’)]))\
 _LONGEST_NUMBER = 9
 _SECTION_HEADER = re.compile(r"[\s*_#<\[]*(?:output\s+for\s+)?text\s*(\d+)[\s*_\]>:.]*", re.IGNORECASE)
 _NAMED = re.compile(r"(?:answer|response|solution|option|assistant|output)\s*(?:\s|(?=\())(?=\(?\w)", re.IGNORECASE)
+_COMPARED = re.compile(r"\s*([>=]+)\s*")
 _NUMBER = re.compile(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of)\s*(\d+))?")
 _REPORTS = re.compile(
     r"\b(?:not|never|neither|cannot|if|(?<!i )would|disagree|doubt|says|said|saying|claim\w*|argu\w+|assert\w*|believes|thinks|suggests|"
@@ -262,7 +263,7 @@ def _bare(value: str) -> str:
 
 
 def _word(value: str, menu: Mapping[str, object]) -> str:
-    word = _bare(_NAMED.sub("", _bare(value), count=1))
+    word = _COMPARED.sub(r"\1", _bare(_NAMED.sub("", _bare(value), count=1)))
     return word if word in menu else word.lower()
 
 

@@ -65,6 +65,8 @@ LEVELS = [
     ("I would rate Assistant A's answer as slightly better: [[A>B]]", 0.75, "I would"),
     ("My final verdict is tie: [[A=B]]", 0.5, "tie"),
     ("[[B>>A]]", 0.0, "alone"),
+    ("My final verdict is [[ A >> B ]]", 1.0, "spaces"),
+    ("[[A<B]]", NONE, "not offered"),
     ("1. Assistant A is significantly better: [[A>>B]]\n2. Assistant A is slightly better: [[A>B]]", BOTH, "the options as a list"),
     ("[[A>B]]\n\nSo, on reflection, [[A>>B]]", BOTH, "the same side in two strengths"),
     ("[[A]]", NONE, "another grammar"),

@@ -29,7 +29,7 @@ _SENTENCE = re.compile(_LINE.pattern + r"|(?:(?<=[.!?])|(?<=[.!?][\"'”’)]))\
 _LONGEST_NUMBER = 9
 _SECTION_HEADER = re.compile(r"[\s*_#<\[]*(?:output\s+for\s+)?text\s*(\d+)[\s*_\]>:.]*", re.IGNORECASE)
 _NAMED = re.compile(r"(?:answer|response|solution|option|assistant|output)\s*(?:\s|(?=\())(?=\(?\w)", re.IGNORECASE)
-_COMPARED = re.compile(r"\s*([>=]+)\s*")
+_COMPARED = re.compile(r"\s{0,2}([>=]+)\s{0,2}")
 _NUMBER = re.compile(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of)\s*(\d+))?")
 _REPORTS = re.compile(
     r"\b(?:not|never|neither|cannot|if|(?<!i )would|disagree|doubt|says|said|saying|claim\w*|argu\w+|assert\w*|believes|thinks|suggests|"

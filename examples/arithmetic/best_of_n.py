@@ -99,7 +99,8 @@ def draw(found: OverOptimisation, file: Path) -> None:
         figure.subplots(1, 2), {"gold": "share right, by the checker", "proxy": "mean score"}.items(), strict=True
     ):
         axes.plot(curve["n"], curve[name], marker="o")
-        axes.fill_between(curve["n"], curve[f"{name}_low"].fill_null(strategy="zero"), curve[f"{name}_high"], alpha=0.2)
+        low, high = (curve[f"{name}_{end}"].fill_null(curve[name]) for end in ("low", "high"))
+        axes.fill_between(curve["n"], low, high, alpha=0.2)
         axes.set_xscale("log", base=2)
         axes.set_xticks(curve["n"].to_list(), [str(n) for n in curve["n"]])
         axes.set(xlabel="best of n by the reward model", ylabel=label)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
 from curators.errors import ConfigError, CurationError
+from curators.schema import PAIRS, RATIONALES, frame
 from pipelines.training.dpo import prepare, train
 from pipelines.training.params import DpoParams, read_params
 from pipelines.training.rationale import BATCH, IGNORED, RationaleDPOTrainer, is_rationales, rationale_tokens
+from storage.handoff import open_handoff, write_handoff
+from storage.lake import open_lake
+from storage.publishing import publish
 
 pytestmark = [pytest.mark.filterwarnings("ignore:.*is deprecated and will be removed:FutureWarning")]
 
@@ -136,3 +142,25 @@ def test_the_parameters_are_checked() -> None:
         read_params({"rationale_reduction": "max"})
     with pytest.raises(ConfigError, match="rationale_weight"):
         read_params({"rationale_weight": -1})
+
+
+def test_the_view_decides_which_loss_a_published_version_is_trained_with(policy: Path, tmp_path: Path) -> None:
+    """From the lake to the trainer, as the job reads a hand-off: with rationales, permuted, and without."""
+    row = rows(*TEXTS)[0]
+    texts = {name: json.dumps(row[name]) for name in ("prompt", "chosen", "rejected")}
+    pairs = frame([{**texts, "pair_id": f"x{i}", "prompt_id": "q", "kind": "response", "split": "train"} for i in range(2)], PAIRS)
+    told = [
+        {"rationale_id": f"r{i}", "prompt_id": "q", "pair_id": f"x{i}", "kind": "general", "state": "ok", "text": t}
+        for i, t in enumerate("ab")
+    ]
+    with open_lake(tmp_path / "lake") as lake:
+        lake.append("rationales", frame(told, RATIONALES).with_columns(attempt=pl.lit(0, pl.Int16)), commit_id="facts")
+        release = publish(lake, "sums", pairs, manifest={}, author="test", commit_id="publish")
+    found: dict[str, Any] = {}
+    for view in ("rationale", "rationale-permuted", "rationale-twin"):
+        dataset = open_handoff(write_handoff(release.frozen, tmp_path / view, view=view)).dataset("train")
+        found[view], _ = prepare(dataset, str(policy), tmp_path / "out", QUICK, emit=lambda record: None)
+    own, other = (trainer.train_dataset["rationale_ids"] for trainer in (found["rationale"], found["rationale-permuted"]))
+    assert list(own) == list(other)[::-1]
+    assert not isinstance(found["rationale-twin"], RationaleDPOTrainer)
+    assert found["rationale-twin"].train_dataset["chosen_ids"] == found["rationale"].train_dataset["chosen_ids"]

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import polars as pl
+
 from curators.errors import ConfigError
 from curators.judging.attacks import LIMITS, attack_judge, attack_rows, choose_attacks, fooled, items_of_gold, judged_attacks
 from curators.judging.attacks.factorial import effects, settings
 from curators.judging.verdicts import VerdictConfig
 from pipelines.config import AttackConfig
 from pipelines.engines import budget, engines_open
-from pipelines.labelling import asking, open_judge
+from pipelines.labelling import Judge, asking, open_judge
 from pipelines.trials import read_gold
 from storage import open_lake
 from storage.calls import open_ledger
@@ -55,15 +57,8 @@ async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], 
             )
             fingerprint, spec = judge.engine.fingerprint, judge.engine.spec
         calls = ledger.summary(run_id=session)
-    by_scores = judge.rubric.protocol != "pairwise"
-    reading = VerdictConfig(both_orders=judge.config.both_orders)
-    judged = judged_attacks(shown, judgments, config=reading, scale=judge.rubric.scale)
-    rows = attack_rows(judged, by_scores=by_scores, seed=config.seed)
-    unit = "scale" if by_scores else "logit" if set(judgments["channel"]) == {"options"} else "probability"
-    factorial = effects(judged, unit=unit, seed=config.seed) if designed else None
-    swayed = factorial is not None and any(row["status"] == "beyond" for row in factorial["effects"])
     return {
-        "outcome": "fooled" if fooled(rows) or swayed else "not fooled",
+        **_measured(judge, shown, judgments, seed=config.seed, designed=designed),
         "judge": fingerprint,
         "engine": spec,
         "rubric": {"name": judge.rubric.name, "digest": judge.rubric.digest, "protocol": judge.rubric.protocol},
@@ -73,11 +68,25 @@ async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], 
             "items": len(items),
             "prompts": gold.prompts.height,
         },
-        "attacks": rows,
-        "factorial": factorial,
-        "statuses": dict(Counter(row["status"] for row in rows if row["status"])),
         "states": dict(Counter(judgments["state"])),
         "calls": calls,
         "capped": spend.exhausted,
         "limits": LIMITS,
+    }
+
+
+def _measured(judge: Judge, shown: pl.DataFrame, judgments: pl.DataFrame, *, seed: int, designed: bool) -> dict[str, Any]:
+    """What the attacks did, and whether the judge was fooled."""
+    by_scores = judge.rubric.protocol != "pairwise"
+    reading = VerdictConfig(both_orders=judge.config.both_orders)
+    judged = judged_attacks(shown, judgments, config=reading, scale=judge.rubric.scale)
+    rows = attack_rows(judged, by_scores=by_scores, seed=seed)
+    unit = "scale" if by_scores else "logit" if set(judgments["channel"]) == {"options"} else "probability"
+    factorial = effects(judged, unit=unit, seed=seed) if designed else None
+    swayed = factorial is not None and any(row["status"] == "beyond" for row in factorial["effects"])
+    return {
+        "outcome": "fooled" if fooled(rows) or swayed else "not fooled",
+        "attacks": rows,
+        "factorial": factorial,
+        "statuses": dict(Counter(row["status"] for row in rows if row["status"])),
     }

@@ -136,7 +136,8 @@ def _probability(ballots: pl.DataFrame, config: JuryConfig, gold: pl.DataFrame |
     assert gold is not None
     weighted = cast.join(gold_weights(ballots, gold, config.method), on="judge", how="left").with_columns(pl.col("weight").fill_null(0.0))
     by = logit if config.method == "naive_bayes" else sign
-    return weighted.group_by(PAIR).agg(total=(by * pl.col("weight")).sum()).with_columns(p_a=_logistic("total")).drop("total")
+    sums = weighted.group_by(PAIR).agg(total=(by * pl.col("weight")).sum(), weight=pl.col("weight").sum())
+    return sums.select(*PAIR, p_a=pl.when(pl.col("weight") > 0).then(_logistic("total")))
 
 
 def gold_weights(ballots: pl.DataFrame, gold: pl.DataFrame, method: str) -> pl.DataFrame:
@@ -167,6 +168,8 @@ def _by_agreement(cast: pl.DataFrame) -> pl.DataFrame:
     both = pl.concat([rows, other]).with_columns(unit=pl.struct("pair", "turned"))
     keys = both.select("unit").unique().sort("unit").with_row_index("key")
     truths = ["a", "b"]
+    if rows["rater"].n_unique() < 3:
+        return cast.select(*PAIR, p_a=pl.lit(None, dtype=pl.Float64)).unique()
     if not set(truths) <= set(both["value"]):
         return cast.group_by(PAIR).agg(p_a=pl.lit(0.5))
     found = dawid_skene(both.join(keys, on="unit").select("rater", "value", unit="key"), truths=truths)
@@ -186,8 +189,14 @@ def _decide(tally: pl.DataFrame, config: JuryConfig, members: Sequence[str]) -> 
         won_a, won_b = p >= 0.5 + config.indifference, p <= 0.5 - config.indifference
         level = contested
     said = pl.when(won_a).then(pl.lit("a")).when(won_b).then(pl.lit("b")).when(level).then(pl.lit("inconsistent")).otherwise(pl.lit("tie"))
-    verdict = pl.when(n < quorum).then(pl.lit("unscored")).otherwise(said)
-    reason = pl.concat_str(pl.lit(f"{quorum} of {len(members)} votes are needed, there are "), n, pl.lit(": "), pl.col("missing"))
+    verdict = pl.when((n < quorum) | p.is_null()).then(pl.lit("unscored")).otherwise(said)
+    few = pl.concat_str(pl.lit(f"{quorum} of {len(members)} votes are needed, there are "), n, pl.lit(": "), pl.col("missing"))
+    weightless = (
+        "three judges who vote are needed"
+        if config.method == "dawid_skene"
+        else "no judge who votes is right more often than wrong on gold"
+    )
+    reason = pl.when(n < quorum).then(few).otherwise(pl.lit(weightless))
     rows = tally.with_columns(verdict=verdict, n_votes=n)
     scored = pl.col("verdict") != "unscored"
     rows = rows.with_columns(

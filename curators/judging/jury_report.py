@@ -84,7 +84,8 @@ def _crossfitted(known: pl.DataFrame, gold: pl.DataFrame, config: JuryConfig, se
     parts = []
     for one in fold["fold"].unique().sort():
         held = fold.filter(pl.col("fold") == one)
-        parts.append(panel(known.join(held, on="prompt_id", how="semi"), config, gold=gold.join(held, on="prompt_id", how="anti")))
+        others = gold.join(held, on="prompt_id", how="anti")
+        parts.append(panel(known, config, gold=others).join(held, on="prompt_id", how="semi"))
     return pl.concat(parts)
 
 

@@ -123,15 +123,35 @@ def test_the_report_says_whether_the_panel_beats_its_best_member() -> None:
     assert better.members.filter(judge="panel")["accuracy"].item() == pytest.approx(0.8965, abs=0.03)  # of five, three or more right
 
 
+@pytest.mark.parametrize("method", ["weighted", "naive_bayes"])
+def test_a_calibrated_panel_follows_its_good_judge_on_unseen_prompts_too(method: Method) -> None:
+    verdicts, gold = simulated([0.9, 0.6, 0.6], n=1000)
+    found = panel_report(verdicts, gold, JuryConfig(method=method, indifference=0.0))
+    row = found.members.filter(judge="panel").row(0, named=True)
+    assert (row["decided"], row["accuracy"]) == (1000, pytest.approx(0.9, abs=0.03))
+    assert found.members.filter(judge="j0")["worth"].item() > 0.1
+
+
 def test_a_calibrated_panel_is_not_measured_on_what_calibrated_it() -> None:
     """Two judges that guess: weights learnt and measured on the same few pairs would find something in nothing."""
     verdicts, gold = simulated([0.5] * 7, n=60, seed=3)
-    assert panel_report(verdicts, gold, JuryConfig(method="weighted")).members.filter(judge="panel")["decided"].item() < 60
     report = panel_report(verdicts, gold, JuryConfig(method="weighted", indifference=0.0))
     row = report.members.filter(judge="panel").row(0, named=True)
     assert row["accuracy"] == pytest.approx(0.5, abs=0.2)
     with pytest.raises(VerdictError, match="none of them is among"):
         panel_report(verdicts, gold.with_columns(a_id=pl.lit("other")))
+
+
+def test_votes_without_weight_are_no_tie() -> None:
+    """Judges that are wrong on gold, and a third judge that never votes: nothing can be said, and nothing is."""
+    verdicts, gold = simulated([0.1, 0.2], n=60)
+    for method in ("weighted", "naive_bayes"):
+        found = panel(verdicts, JuryConfig(method=method), gold=gold)  # type: ignore[arg-type]
+        assert found["verdict"].unique().to_list() == ["unscored"]
+        assert found["reason"].unique().to_list() == ["no judge who votes is right more often than wrong on gold"]
+        assert found["p_a"].null_count() == 60
+    silent = pl.concat([verdicts, frame([verdict(i, "j2", "unscored", reason="no reply") for i in range(60)], VERDICTS)])
+    assert panel(silent, JuryConfig(method="dawid_skene"))["reason"].unique().to_list() == ["three judges who vote are needed"]
 
 
 @pytest.mark.parametrize("method", METHODS)

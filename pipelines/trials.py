@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import polars as pl
 from curators.errors import ConfigError
 from curators.gates import GATES, Candidate, GateResult
 from curators.importing import import_facts
+from curators.judging.bias import length_effect
 from curators.judging.gold import Gold, calls_needed, gold_pairs, try_judge
 from curators.judging.health import judge_health
 from curators.judging.verdicts import VerdictConfig, verdicts
@@ -65,7 +67,16 @@ async def trial(judge: Judge, gold: Gold, *, on_done: Callable[[int], None] | No
     """The judge's judgments of the gold pairs and its health on them."""
     judged = await try_judge(gold, judge.engine, rubric=judge.rubric, config=judge.config, on_done=on_done)
     found = _of_gold(verdicts(judged, VerdictConfig(both_orders=judge.config.both_orders)), gold)
-    return judged, judge_health(judged, found, gold.generations, gold=gold.judgments, policy=judge.engine.fingerprint)
+    health = judge_health(judged, found, gold.generations, gold=gold.judgments, policy=judge.engine.fingerprint)
+    return judged, health | {"length_effect": _length_effect(judged, found, gold)}
+
+
+def _length_effect(judged: pl.DataFrame, found: pl.DataFrame, gold: Gold) -> dict[str, Any]:
+    """What length does to the judge with the gold side held equal; null with the reason where the two cannot be told apart."""
+    sizes = gold.generations.select("generation_id", size=pl.col("text").str.len_chars())
+    truth = verdicts(gold.judgments, VerdictConfig(both_orders=False))
+    pairwise = judged.height and judged["protocol"][0] == "pairwise"
+    return asdict(length_effect(judged if pairwise else found, sizes, truth))
 
 
 async def try_judges(run: Run, *, on_done: Callable[[int], None] | None = None) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from curators.schema import JUDGMENTS, frame
 
 @dataclass(frozen=True, kw_only=True)
 class Gold:
-    """Labelled pairs: `pairs` has a row for each (`prompt_id`, `a_id`, `b_id`), `judgments` the labels as recorded."""
+    """Labelled pairs: `pairs` has a row for each (`prompt_id`, `a_id`, `b_id`), `judgments` the labels as recorded; `prompts` and
+    `generations` are those of the pairs.
+    """
 
     prompts: pl.DataFrame
     generations: pl.DataFrame
@@ -46,7 +48,13 @@ def gold_pairs(
     if limit is not None and pairs.height > limit:
         order = [digest(a, b, seed) for a, b in pairs.select("a_id", "b_id").iter_rows()]
         pairs = pairs.with_columns(order=pl.Series(order)).sort("order").head(limit).drop("order").sort("a_id", "b_id")
-    return Gold(prompts=prompts.join(pairs, on="prompt_id", how="semi"), generations=generations, judgments=judgments, pairs=pairs)
+    sides = pl.concat([pairs.select(generation_id=side) for side in ("a_id", "b_id")])
+    return Gold(
+        prompts=prompts.join(pairs, on="prompt_id", how="semi"),
+        generations=generations.join(sides, on="generation_id", how="semi"),
+        judgments=judgments,
+        pairs=pairs,
+    )
 
 
 async def try_judge(

@@ -111,6 +111,12 @@ def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
     if calibrated := health.get("calibration"):
         advice = f"temperature {calibrated['temperature']:.2f} would mend it"
         rows.append(_line(f"expected calibration error ({advice})", f"{calibrated['n']} pairs", f"{calibrated['ece']:.3f}", ""))
+    if (length := health.get("length_effect")) and length["effect"]["value"] is not None:
+        effect = length["effect"]
+        interval = "" if effect["low"] is None else f"{effect['low']:+.3f} to {effect['high']:+.3f}"
+        rows.append(_line("logits that 100 characters more are worth", f"{effect['n']} rows", f"{effect['value']:+.3f}", interval))
+    elif length:
+        rows.append(_line(f"effect of length: {length['reason'] or 'not identified'}", "", "", ""))
     for judge, own in (health.get("members") or {}).items():
         rows += [row | {"measure": f"{judge}: {row['measure']}"} for row in share_rows(own, {"agreement": MEASURES["agreement"]})]
     if worth := health.get("panel"):

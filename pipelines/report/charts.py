@@ -72,10 +72,10 @@ def health_chart(rows: Sequence[dict[str, Any]]) -> str:
     for i, row in enumerate(rows):
         axes.plot([row["low"], row["high"]], [i, i], color=KEPT, linewidth=2)
         axes.plot([row["share"]], [i], "o", color=KEPT)
-        axes.text(1.02, i, f"{row['share']:.1%} of {row['n']:,}", va="center")
+        axes.text(1.04, i, f"{row['share']:.1%} of {row['n']:,}", va="center")
     axes.axvline(0.5, color="#888888", linewidth=0.7, linestyle=":")
     axes.set_yticks(range(len(rows)), [row["figure"] for row in rows])
-    axes.set_xlim(0, 1)
+    axes.set_xlim(-0.02, 1.02)
     axes.invert_yaxis()
     return svg(figure)
 

@@ -9,8 +9,9 @@ import pytest
 
 from curators.errors import ConfigError
 from pipelines.config import CapsConfig, EngineConfig, JudgeConfig
-from pipelines.engines import budget, engines_open
+from pipelines.engines import budget, concrete_spec, engines_open, is_floating
 from storage.calls import CallLedger, open_ledger
+from storage.checkpoints import register
 
 POLICY = Path(__file__).parents[2] / "examples" / "arithmetic" / "policy"
 LOCAL = EngineConfig(engine=f"hf:{POLICY}")
@@ -64,3 +65,17 @@ async def test_roles_share_an_engine_only_where_they_agree_in_every_option(
         assert engines["policy"] is engines["judge"]
         assert engines["policy"] is not engines["other"]
         assert engines["policy"].spec == engines["other"].spec
+
+
+@pytest.mark.parametrize(("kind", "opened"), [("", "hf:"), ("rm:", "rm:")])
+def test_a_checkpoint_is_a_directory_of_its_kind_today(tmp_path: Path, kind: str, opened: str) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    found = register(tmp_path, "c", model, fingerprint="hf-1")
+    engine = EngineConfig(engine=f"{kind}checkpoint:c")
+    assert is_floating(engine)
+    assert concrete_spec(engine, tmp_path) == f"{opened}{found.path}"
+    pinned = EngineConfig(engine=f"{kind or 'hf:'}somewhere")
+    assert not is_floating(pinned)
+    assert concrete_spec(pinned, tmp_path) == pinned.engine

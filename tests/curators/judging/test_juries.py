@@ -133,15 +133,15 @@ def test_a_calibrated_panel_follows_its_good_judge_on_unseen_prompts_too(method:
 
 
 def test_a_calibrated_panel_is_not_measured_on_what_calibrated_it() -> None:
-    """Nine judges that guess: weights learnt and measured on the same few pairs find something in nothing, on others they do not."""
+    """Five judges that guess: weights learnt and measured on the same few pairs find something in nothing, on others they do not."""
     config = JuryConfig(method="weighted", indifference=0.0)
     same, other = [], []
-    for seed in range(4):
-        verdicts, gold = simulated([0.5] * 9, n=50, seed=seed)
+    for seed in range(8):
+        verdicts, gold = simulated([0.5] * 5, n=60, seed=seed)
         same.append(accuracy(panel(verdicts, config, gold=gold), gold))
         other.append(panel_report(verdicts, gold, config).members.filter(judge="panel")["accuracy"].item())
-    assert np.mean(same) > 0.58
-    assert np.mean(other) == pytest.approx(0.5, abs=0.08)
+    assert np.mean(same) > 0.55
+    assert np.mean(other) == pytest.approx(0.5, abs=0.07)  # 480 pairs: three standard errors
     with pytest.raises(VerdictError, match="none of them is among"):
         panel_report(verdicts, gold.with_columns(a_id=pl.lit("other")))
 

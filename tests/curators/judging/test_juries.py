@@ -136,9 +136,10 @@ def test_a_calibrated_panel_is_not_measured_on_what_calibrated_it() -> None:
     """Five judges that guess: weights learnt and measured on the same few pairs find something in nothing, on others they do not."""
     config = JuryConfig(method="weighted", indifference=0.0)
     same, other = [], []
-    for seed in range(8):
+    for seed in range(9):
         verdicts, gold = simulated([0.5] * 5, n=60, seed=seed)
-        same.append(accuracy(panel(verdicts, config, gold=gold), gold))
+        told = panel(verdicts, config, gold=gold).filter(pl.col("verdict") != "unscored")
+        same += [accuracy(told, gold)] * (told.height > 0)
         other.append(panel_report(verdicts, gold, config).members.filter(judge="panel")["accuracy"].item())
     assert np.mean(same) > 0.55
     assert np.mean(other) == pytest.approx(0.5, abs=0.07)  # 480 pairs: three standard errors

@@ -79,8 +79,8 @@ JUDGMENTS: Schema = MappingProxyType(
         "attributes": _T,  # JSON object of attributes or error counts, null inside: not given; null: the rubric has none
         "label_mass": pl.Float64(),  # probability that the labels took together; null outside `options`
         "raw": _T,  # the reply's text, always kept
-        # ok | truncated | parse_error | ambiguous | no_score (read, but its attributes amount to none) | gated (no call was needed, or the
-        # verifier cannot tell) | verifier_error, and as in generations refused | transport_error | context_overflow | budget_skipped | unsupported
+        # ok | truncated | parse_error | ambiguous | no_score (read, but its attributes amount to none) | gated (no call was needed, or
+        # the verifier cannot tell) | verifier_error, and as in generations refused | transport_error | context_overflow | budget_skipped …
         "state": _T,
         "reason": _T,
         "prompt_tokens": pl.Int32(),

@@ -134,7 +134,8 @@ def test_a_gold_that_is_not_there_is_said() -> None:
 
 
 def test_a_verifier_is_no_model_judge() -> None:
-    rows = [{"judge": "v", "protocol": "verifier", "channel": "verifier", "generation_ids": ["a"], "vote": 0, "attempt": 0, "state": "ok"}]
+    row = {"judge": "v", "protocol": "verifier", "channel": "verifier", "generation_ids": ["a"], "scores": [1.0], "state": "ok"}
+    rows = [row | {"vote": 0, "attempt": 0}]
     judgments = frame(rows, JUDGMENTS)
     measured = judge_health(judgments, verdicts(judgments))
     assert only("max_judge_inconsistent_share", Candidate(pairs=pairs(("a", "b")), health=measured), 0.5).figure is None

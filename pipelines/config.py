@@ -70,6 +70,7 @@ class JudgeConfig(EngineConfig):
     channel: Literal["auto", "options", "json", "text"] = "auto"
     min_channel: Literal["options", "json", "text"] = Field("text", description="no verdict is read by a weaker channel")
     votes: int = Field(1, ge=1)
+    repairs: int = Field(1, ge=0, description="re-asks of a reply that cannot be read")
     max_votes: int | None = Field(None, ge=1, description="more votes about a pair, up to so many, while they can change its verdict")
     both_orders: bool = True
     temperature: float = Field(0.0, ge=0)

@@ -10,9 +10,11 @@ import polars as pl
 from curators.errors import VerdictError
 from curators.judging.consistency import ConsistencyConfig, consistency_report, mark_consistent
 from curators.judging.health import judge_health
-from curators.judging.juries import BY_GOLD, JuryConfig, not_of_its_own, panel
+from curators.judging.juries import BY_GOLD, PAIR, JuryConfig, not_of_its_own, panel, votes
 from curators.judging.jury_report import panel_report
 from curators.judging.verdicts import VerdictConfig, verdicts
+from curators.statistics.agreement import krippendorff_alpha
+from curators.statistics.intervals import Estimate
 from pipelines.config import PanelConfig
 
 
@@ -85,7 +87,14 @@ def panel_health(
         for judge in members["judge"].unique().sort()
     }
     told = None if gold is None else _worth(members, verdicts(gold, VerdictConfig(both_orders=False)), config)
+    health |= {"alpha": asdict(members_alpha(members))}
     return health | {"judge": found["judge"][0] if found.height else "panel", "members": each, "panel": told}
+
+
+def members_alpha(members: pl.DataFrame) -> Estimate:
+    """Krippendorff's alpha of the members' votes (a, b, tie), its interval by prompt."""
+    ratings = votes(members).select("prompt_id", unit=pl.struct(PAIR), rater="judge", value="vote")
+    return krippendorff_alpha(ratings, cluster="prompt_id", n_resamples=200).coefficient
 
 
 def _worth(members: pl.DataFrame, gold: pl.DataFrame, config: PanelConfig) -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ from curators.judging.presentations import IDENTICAL
 from curators.judging.verdicts import VerdictConfig, final_judgments, verdicts
 from curators.statistics.agreement import cohen_kappa
 from curators.statistics.calibration import calibration, fit_temperature
-from curators.statistics.intervals import binomial, clustered_share, share
+from curators.statistics.cycles import cyclic_parts
+from curators.statistics.intervals import binomial, cluster_ratio, clustered_share, share
 
 DECIDED = pl.col("verdict").is_in(["a", "b"])
 
@@ -47,6 +48,8 @@ def judge_health(
     * `longer`: the longer text wins, of the verdicts for a side; `own`: the judge's own text wins, of those where one alone is its own
     * `injection_suspect`: of all generations those whose text carries a sign of injection (`defences.SIGNS`); they are judged all the same.
       `repeated_answer`: prompts that got the same text, the commonest; all of them, where a policy answers with a constant
+    * `cyclic`: the share of preference, in squared logits, that runs in circles (A over B over C over A) in groups of three and more
+      whose pairs all have a probability; no ranking can explain it
     * `tokens`: prompt and completion tokens of all judgments, attempts that could not be read included
     """
     final = final_judgments(judgments)
@@ -70,6 +73,7 @@ def judge_health(
         "label_mass": asked["label_mass"].mean(),
         "position_effect": found["position_effect"].mean(),
         "flips_to_first": _flips(final, counted),
+        "cyclic": _cyclic(found),
         "tokens": {name: int(judgments[f"{name}_tokens"].sum()) for name in ("prompt", "completion")},
         **(_agreement(found, gold) if gold is not None else {}),
         **(_length(found, generations) if generations is not None else {}),
@@ -108,6 +112,8 @@ def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
     if (kappa := health.get("kappa")) and kappa["value"] is not None:
         interval = f"{kappa['low']:.2f} to {kappa['high']:.2f}" if kappa["low"] is not None else ""
         rows.append(_line("Cohen's kappa with the gold", f"{kappa['n']} pairs", f"{kappa['value']:.2f}", interval))
+    if (cyclic := health.get("cyclic")) and cyclic["value"] is not None:
+        rows.append(_line("preference that runs in circles", f"{cyclic['n']} prompts", f"{cyclic['value']:.1%}", _interval(cyclic)))
     if calibrated := health.get("calibration"):
         advice = f"temperature {calibrated['temperature']:.2f} would mend it"
         rows.append(_line(f"expected calibration error ({advice})", f"{calibrated['n']} pairs", f"{calibrated['ece']:.3f}", ""))
@@ -119,6 +125,9 @@ def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows.append(_line(f"effect of length: {length['reason'] or 'not identified'}", "", "", ""))
     for judge, own in (health.get("members") or {}).items():
         rows += [row | {"measure": f"{judge}: {row['measure']}"} for row in share_rows(own, {"agreement": MEASURES["agreement"]})]
+    if (alpha := health.get("alpha")) and alpha["value"] is not None:
+        interval = "" if alpha["low"] is None else f"{alpha['low']:.2f} to {alpha['high']:.2f}"
+        rows.append(_line("Krippendorff's alpha of the members", f"{alpha['n']} pairs", f"{alpha['value']:.2f}", interval))
     if worth := health.get("panel"):
         told = f"{worth['only_panel_right']} : {worth['only_best_right']}"
         better = "beats" if worth["beats_best"] else "does not beat"
@@ -161,6 +170,12 @@ def _flips(final: pl.DataFrame, counted: pl.DataFrame) -> dict[str, Any]:
     flipped = counted.filter(pl.col("verdict") == "inconsistent")
     hits = int((flipped["position_effect"] > 0).sum())
     return share(hits, flipped.height) | {"p": binomial(hits, flipped.height) if final.height else None}
+
+
+def _cyclic(found: pl.DataFrame) -> dict[str, Any]:
+    parts = cyclic_parts(found)
+    circles = cluster_ratio(parts, "left", "total")
+    return {"value": circles.value, "low": circles.low, "high": circles.high, "n": circles.n}
 
 
 def _side(p_a: str = "p_a", delta: str = "scores_delta") -> pl.Expr:

@@ -63,7 +63,7 @@ class JudgeConfig:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    repairs: int = 2
+    repairs: int = 1
     pairs: Literal["all", "chain"] = "all"
     min_label_mass: float = 0.05
     use_truncated: bool = False

@@ -77,6 +77,28 @@ def cyclic_share(matrix: Floats) -> float | None:
     return float(np.square(left).sum()) / total if total > 1e-12 else None
 
 
+def cyclic_parts(pairs: pl.DataFrame) -> pl.DataFrame:
+    """The same for many groups at once: `prompt_id`, `n` players, `left` and `total`, whose ratio is the group's `cyclic_share`.
+
+    `pairs` has `prompt_id`, `a_id`, `b_id` and `p_a`. Groups of fewer than three, and those in which not every pair has a probability, are
+    left out. With r_i the mean of row i of the flow f, what ratings explain is 2 n sum r_i^2, and the rest of sum f_ij^2 is left.
+
+    >>> rows = [("p", "x", "y", 0.9), ("p", "y", "z", 0.9), ("p", "x", "z", 0.1)]
+    >>> found = cyclic_parts(pl.DataFrame(rows, schema=["prompt_id", "a_id", "b_id", "p_a"], orient="row"))
+    >>> round(found["left"].item() / found["total"].item(), 6)
+    1.0
+    """
+    p = pl.col("p_a").clip(CLIP, 1 - CLIP)
+    flow = pairs.drop_nulls("p_a").select("prompt_id", "a_id", "b_id", f=(p / (1 - p)).log())
+    sides = pl.concat([flow.select("prompt_id", player="a_id", f="f"), flow.select("prompt_id", player="b_id", f=-pl.col("f"))])
+    rated = sides.group_by("prompt_id", "player").agg(r=pl.col("f").sum(), met=pl.len())
+    groups = rated.group_by("prompt_id").agg(n=pl.len(), least=pl.col("met").min(), squares=pl.col("r").pow(2).sum())
+    totals = flow.group_by("prompt_id").agg(total=2 * pl.col("f").pow(2).sum())
+    whole = groups.filter((pl.col("n") > 2) & (pl.col("least") == pl.col("n") - 1)).join(totals, on="prompt_id")
+    explained = 2 * pl.col("squares") / pl.col("n")
+    return whole.select("prompt_id", "n", left=(pl.col("total") - explained).clip(lower_bound=0), total="total").sort("prompt_id")
+
+
 def mean_wins(matrix: Floats) -> Floats:
     """Mean win probability of each player against the others; 1/2 for one alone."""
     n = len(check_preferences(matrix))

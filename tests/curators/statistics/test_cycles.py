@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curators.errors import SchemaError
-from curators.statistics.cycles import cyclic_share, mean_wins, minimax_winner, preferences
+from curators.statistics.cycles import cyclic_parts, cyclic_share, mean_wins, minimax_winner, preferences
 from curators.statistics.ratings import bradley_terry
 
 MIXED = np.array([[0.5, 0.7, 0.4], [0.3, 0.5, 0.8], [0.6, 0.2, 0.5]])
@@ -81,3 +81,25 @@ def test_refusals_and_nothing_to_explain() -> None:
         cyclic_share(np.array([[0.5, 0.7], [0.7, 0.5]]))
     with pytest.raises(SchemaError, match="square"):
         mean_wins(np.zeros((2, 3)))
+
+
+def test_many_groups_at_once_are_each_group_alone() -> None:
+    draw = np.random.default_rng(5)
+    rows, alone = [], {}
+    for prompt in range(20):
+        n = 3 + prompt % 4
+        p = np.full((n, n), 0.5)
+        for i in range(n):
+            for j in range(i + 1, n):
+                p[i, j] = draw.uniform()
+                p[j, i] = 1 - p[i, j]
+                rows.append((f"p{prompt:02d}", f"{i}", f"{j}", p[i, j]))
+        alone[f"p{prompt:02d}"] = cyclic_share(p)
+    schema = ["prompt_id", "a_id", "b_id", "p_a"]
+    found = cyclic_parts(pl.DataFrame(rows, schema=schema, orient="row").sample(fraction=1, shuffle=True, seed=1))
+    assert dict(found.select("prompt_id", pl.col("left") / pl.col("total")).iter_rows()) == pytest.approx(alone)
+
+
+def test_groups_that_are_not_whole_are_left_out() -> None:
+    rows = [("two", "x", "y", 0.9), ("gap", "x", "y", 0.9), ("gap", "y", "z", 0.9), ("gap", "x", "z", None)]
+    assert cyclic_parts(pl.DataFrame(rows, schema=["prompt_id", "a_id", "b_id", "p_a"], orient="row")).is_empty()

@@ -113,6 +113,8 @@ def _pairwise(final: pl.DataFrame, config: VerdictConfig) -> pl.DataFrame:
         recorded=pl.col("channel") == "recorded",
         identical=(pl.col("state") == "gated") & (pl.col("reason") == IDENTICAL),
     )
+    if (rows["vote"] > 0).any():
+        rows = rows.sort("p")  # the last bit of a sum depends on the order of what is added
     groups = rows.group_by(pair).agg(
         **{side: pl.col(f"p_{side}").mean() for side in ("ab", "ba")},
         **{f"variance_{side}": pl.col(f"p_{side}").var() / pl.col(f"p_{side}").count() for side in ("ab", "ba")},
@@ -195,18 +197,19 @@ def _scored(final: pl.DataFrame, config: VerdictConfig) -> pl.DataFrame:
     ).select("prompt_id", "judge", "list_id", "ok", "why", "n_attempts", generation_id="generation_ids", score="scores")
     read = rows.filter("ok").explode("generation_id", "score")
     unread = rows.filter(~pl.col("ok")).explode("generation_id").with_columns(score=pl.lit(None, dtype=pl.Float64))
-    each = pl.concat([read, unread])
+    each = pl.concat([read, unread]).sort("score")  # as for votes
     key = ["prompt_id", "judge", "list_id"]
     single = each.group_by(*key, "generation_id").agg(
         score=pl.col("score").mean(),
-        why=pl.col("why").filter(~pl.col("ok")).first(),
+        why=pl.col("why").filter(~pl.col("ok")).min(),
         n_judgments=pl.col("n_attempts").sum(),
         n_ok=pl.col("ok").sum(),
     )
     joined = single.join(single, on=key, nulls_equal=True, suffix="_b").filter(pl.col("generation_id") < pl.col("generation_id_b"))
-    pairs = joined.group_by("prompt_id", "judge", a_id="generation_id", b_id="generation_id_b").agg(
-        scores_delta=(pl.col("score") - pl.col("score_b")).mean(),
-        why=pl.coalesce("why", "why_b").drop_nulls().first(),
+    apart = joined.with_columns(delta=pl.col("score") - pl.col("score_b")).sort("delta")
+    pairs = apart.group_by("prompt_id", "judge", a_id="generation_id", b_id="generation_id_b").agg(
+        scores_delta=pl.col("delta").mean(),
+        why=pl.coalesce("why", "why_b").min(),
         n_judgments=(pl.col("n_judgments") + pl.col("n_judgments_b")).sum(),
         n_ok=(pl.col("n_ok") + pl.col("n_ok_b")).sum(),
     )
@@ -214,9 +217,9 @@ def _scored(final: pl.DataFrame, config: VerdictConfig) -> pl.DataFrame:
     verdict = (
         pl.when(delta.is_null())
         .then(pl.lit("unscored"))
-        .when(delta > config.min_delta)
+        .when(delta > config.min_delta + ROUNDING)
         .then(pl.lit("a"))
-        .when(delta < -config.min_delta)
+        .when(delta < -config.min_delta - ROUNDING)
         .then(pl.lit("b"))
         .otherwise(pl.lit("tie"))
     )
@@ -251,6 +254,8 @@ def group_scores(verdicts: pl.DataFrame, generations: pl.DataFrame, judgments: p
     known = generations.select("generation_id", "prompt_id")
     if stray := scored.join(known, on="generation_id", how="anti")["generation_id"].head(3).to_list():
         raise VerdictError(f"judged generations {stray} are not among the {known.height} generations given")
-    means = scored.group_by("generation_id").agg(score=pl.col("score").mean(), n_scored=pl.col("score").count().cast(pl.Int32))
+    means = (
+        scored.sort("score").group_by("generation_id").agg(score=pl.col("score").mean(), n_scored=pl.col("score").count().cast(pl.Int32))
+    )
     out = known.join(means, on="generation_id", how="left").with_columns(pl.col("n_scored").fill_null(0))
     return out.sort("prompt_id", "generation_id")

@@ -133,6 +133,33 @@ def test_score_differences_within_the_margin_are_ties() -> None:
     ]
 
 
+def test_a_sum_that_differs_in_its_last_bit_is_a_tie_and_not_a_label() -> None:
+    # the same five scores of both, in another order: plain sums differ by 4e-16
+    given = {"a": [4.0, 13 / 3, 5 / 3, 14 / 3, 2.0], "b": [13 / 3, 4.0, 14 / 3, 5 / 3, 2.0]}
+    rows = [scored("pointwise", [name], [score], vote=vote) for name, scores in given.items() for vote, score in enumerate(scores)]
+    found = verdicts(frame(rows, JUDGMENTS))
+    assert found.select("verdict", "scores_delta").row(0) == ("tie", 0.0)
+
+
+def test_a_difference_of_rounding_alone_is_below_the_margin() -> None:
+    rows = [scored("pointwise", ["a"], [0.1 + 0.2]), scored("pointwise", ["b"], [0.2])]
+    assert verdicts(frame(rows, JUDGMENTS), VerdictConfig(min_delta=0.1))["verdict"].to_list() == ["tie"]
+
+
+def test_votes_and_lists_may_come_in_any_order_to_the_last_bit_and_reason() -> None:
+    rng = random.Random(0)
+    rows = [judgment(*ids, rng.choice([0, 0.25, 0.5, 0.75, 1]), channel="text", vote=vote) for ids in ("ab", "ba") for vote in range(7)]
+    lists = [scored("listwise", ["x", "y", "z"], None, judge="k", vote=vote, reason=f"no line {vote}") for vote in range(5)]
+    lists += [scored("listwise", ["x", "y"], [rng.random(), rng.random()], judge="k", vote=vote) for vote in range(5, 12)]
+    expected = verdicts(frame(rows + lists, JUDGMENTS))
+    assert expected.filter(pl.col("judge") == "k", pl.col("verdict") == "unscored")["reason"].unique().to_list() == [
+        "parse_error: no line 0"
+    ]
+    for _ in range(20):
+        shuffled = rng.sample(rows + lists, len(rows + lists))
+        assert verdicts(frame(shuffled, JUDGMENTS)).equals(expected)
+
+
 def test_lists_compare_only_what_they_showed_together() -> None:
     rows = [scored("listwise", ["a", "b"], [4.0, 2.0], vote=0), scored("listwise", ["c", "d"], [1.0, 5.0], vote=1)]
     assert [(r["a_id"], r["b_id"], r["scores_delta"]) for r in read(rows)] == [("a", "b", 2.0), ("c", "d", -4.0)]

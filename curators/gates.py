@@ -133,16 +133,13 @@ def min_judge_agreement(candidate: Candidate, bound: float) -> GateResult:
         return _not_applicable(name, bound, "no model judged")
     if "agreement" not in candidate.judge:
         return _not_applicable(name, bound, "there is no gold to agree with")
-    if not candidate.judge["agreement"]["n"]:
-        why = f"the gold decides none of the judged pairs, so nothing shows that the judge agrees with it; at least {bound:.1%}"
-        return GateResult(name=name, figure=None, bound=bound, passed=False, detail=why)
-    return _at_least(name, candidate.judge["agreement"], bound, "pairs that the gold decides are judged as it does")
+    return _agrees(name, candidate.judge["agreement"], bound, "pairs that the gold decides are judged as it does")
 
 
 def min_gold_agreement(candidate: Candidate, bound: float) -> GateResult:
     if not candidate.trial:
         return _not_applicable("min_gold_agreement", bound, "no judge was tried on gold pairs")
-    return _at_least("min_gold_agreement", candidate.trial["agreement"], bound, "gold pairs are judged as their label says")
+    return _agrees("min_gold_agreement", candidate.trial["agreement"], bound, "gold pairs are judged as their label says")
 
 
 def max_judge_inconsistent_share(candidate: Candidate, bound: float) -> GateResult:
@@ -220,6 +217,14 @@ def _at_least(name: str, figure: Mapping[str, Any], bound: float, what: str) -> 
         return _not_applicable(name, bound, "there is nothing to count")
     detail = f"{_counted(figure, what)}; at least {bound:.1%}"
     return GateResult(name=name, figure=figure["share"], bound=bound, passed=figure["share"] >= bound, detail=detail)
+
+
+def _agrees(name: str, figure: Mapping[str, Any], bound: float, what: str) -> GateResult:
+    """A judge of whom nothing is known does not pass."""
+    if figure["n"]:
+        return _at_least(name, figure, bound, what)
+    why = f"the gold decides none of the judged pairs, so nothing shows that the judge agrees with it; at least {bound:.1%}"
+    return GateResult(name=name, figure=None, bound=bound, passed=False, detail=why)
 
 
 def _deviation(name: str, figure: Mapping[str, Any], bound: float, what: str) -> GateResult:

@@ -13,6 +13,7 @@ from curators.gates import GATES, Candidate, GateBounds, GateResult, check_gates
 from curators.judging.health import judge_health
 from curators.judging.verdicts import verdicts
 from curators.schema import JUDGMENTS, PAIRS, frame
+from curators.statistics.intervals import share
 from curators.stepsearch.health import search_health
 
 OFF: dict[str, Any] = {field.name: None for field in fields(GateBounds)}
@@ -119,6 +120,17 @@ def test_agreement_with_the_gold() -> None:
     assert result.figure == pytest.approx(2 / 3)
     assert "2 of 3 pairs that the gold decides are judged as it does" in result.detail
     assert only("min_judge_agreement", candidate, 0.6).passed
+
+
+def test_a_judge_that_could_judge_no_gold_pair_does_not_pass() -> None:
+    nothing = {"agreement": share(0, 0), "protocol": "pairwise", "by_model": True}
+    for name, candidate in (
+        ("min_gold_agreement", Candidate(pairs=pairs(("a", "b")), trial=nothing)),
+        ("min_judge_agreement", Candidate(pairs=pairs(("a", "b")), health=nothing)),
+    ):
+        result = only(name, candidate, 0.0)
+        assert (result.passed, result.figure) == (False, None)
+        assert "nothing shows that the judge agrees with it" in result.detail
 
 
 @pytest.mark.parametrize("name", ["min_judge_agreement", "max_judge_inconsistent_share", "max_judge_first_deviation", "max_unscored_share"])

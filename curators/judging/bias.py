@@ -23,7 +23,7 @@ import polars as pl
 from curators.engines.base import digest
 from curators.judging.juries import PAIR, decided_sides
 from curators.judging.verdicts import final_judgments
-from curators.statistics.intervals import Estimate, Floats, binomial, cluster_bootstrap, cluster_ratio, share
+from curators.statistics.intervals import Estimate, Floats, binomial, cluster_bootstrap, cluster_ratio, share_by
 from curators.statistics.logistic import fit_logistic
 
 PER = 100
@@ -158,13 +158,13 @@ def position_audit(judgments: pl.DataFrame) -> dict[str, Any]:
     )
     both = both.filter(n=2)
     named = both.filter((pl.col("ab") != 0.5) & (pl.col("ba") != 0.5))
-    to_first = named.filter((pl.col("ab") > 0.5) & (pl.col("ba") > 0.5)).height
-    to_second = named.filter((pl.col("ab") < 0.5) & (pl.col("ba") < 0.5)).height
+    to_first, to_second = pl.min_horizontal("ab", "ba") > 0.5, pl.max_horizontal("ab", "ba") < 0.5
+    flips = share_by(named.filter(to_first | to_second), to_first)
     return {
-        "repetition": share(again.filter(pl.col("label") == pl.col("once")).height, again.height),
-        "consistent": share(named.height - to_first - to_second, named.height),
-        "to_first": share(to_first, to_first + to_second),
-        "p": binomial(to_first, to_first + to_second),
+        "repetition": share_by(again, pl.col("label") == pl.col("once")),
+        "consistent": share_by(named, to_first.not_() & to_second.not_()),
+        "to_first": flips,
+        "p": binomial(flips["hits"], flips["n"]),
         "effect": cluster_ratio(both, (pl.col("ab") + pl.col("ba")) / 2 - 0.5),
     }
 

@@ -14,11 +14,11 @@ import polars as pl
 
 from curators.judging.defences import injection_suspect, repeated_answer
 from curators.judging.presentations import IDENTICAL
-from curators.judging.verdicts import VerdictConfig, final_judgments, verdicts
+from curators.judging.verdicts import ROUNDING, VerdictConfig, final_judgments, verdicts
 from curators.statistics.agreement import cohen_kappa
 from curators.statistics.calibration import calibration, fit_temperature
 from curators.statistics.cycles import cyclic_parts
-from curators.statistics.intervals import binomial, cluster_ratio, clustered_share, share
+from curators.statistics.intervals import binomial, cluster_ratio, share, share_by
 
 DECIDED = pl.col("verdict").is_in(["a", "b"])
 
@@ -64,12 +64,12 @@ def judge_health(
         "channels": dict(sorted(asked["channel"].value_counts().iter_rows())),
         "n_judgments": judgments.height,
         "states": dict(sorted(final["state"].value_counts().iter_rows())),
-        "ok": share(asked.filter(pl.col("state") == "ok").height, asked.height),
+        "ok": share_by(asked, pl.col("state") == "ok"),
         "n_verdicts": n_verdicts,
-        "unscored": share(n_verdicts["unscored"], found.height),
-        "first": _by_prompt(named, pl.col("label") == "first"),
-        "inconsistent": _by_prompt(counted, pl.col("verdict") == "inconsistent"),
-        "tie": _by_prompt(counted, pl.col("verdict") == "tie"),
+        "unscored": share_by(found, pl.col("verdict") == "unscored"),
+        "first": share_by(named, pl.col("label") == "first"),
+        "inconsistent": share_by(counted, pl.col("verdict") == "inconsistent"),
+        "tie": share_by(counted, pl.col("verdict") == "tie"),
         "label_mass": asked["label_mass"].mean(),
         "position_effect": found["position_effect"].mean(),
         "flips_to_first": _flips(final, counted),
@@ -159,17 +159,14 @@ def _line(measure: str, count: str, share: str, interval: str) -> dict[str, Any]
     return {"measure": measure, "count": count, "share": share, "95% interval": interval}
 
 
-def _by_prompt(rows: pl.DataFrame, hit: pl.Expr) -> dict[str, Any]:
-    """The share of rows with a hit, its interval by prompt."""
-    each = rows.group_by("prompt_id").agg(hits=hit.sum(), n=pl.len()).sort("prompt_id")
-    return clustered_share(each["hits"].to_numpy(), each["n"].to_numpy())
-
-
 def _flips(final: pl.DataFrame, counted: pl.DataFrame) -> dict[str, Any]:
-    """Which position the flipping pairs favour: `n` pairs, `hits` of them the first shown, and the exact p-value of so many by chance."""
-    flipped = counted.filter(pl.col("verdict") == "inconsistent")
-    hits = int((flipped["position_effect"] > 0).sum())
-    return share(hits, flipped.height) | {"p": binomial(hits, flipped.height) if final.height else None}
+    """Which position the flipping pairs favour: `n` pairs, `hits` of them the first shown, and the exact p-value of so many by chance.
+
+    A panel's verdict is inconsistent where its members disagree, which favours no position and does not count.
+    """
+    flipped = counted.filter((pl.col("verdict") == "inconsistent") & pl.col("position_effect").is_not_null())
+    found = share_by(flipped, pl.col("position_effect") > 0)
+    return found | {"p": binomial(found["hits"], found["n"]) if final.height else None}
 
 
 def _cyclic(found: pl.DataFrame) -> dict[str, Any]:
@@ -180,7 +177,8 @@ def _cyclic(found: pl.DataFrame) -> dict[str, Any]:
 
 def _side(p_a: str = "p_a", delta: str = "scores_delta") -> pl.Expr:
     """+1 where a is preferred, -1 where b is, 0 for a half; null where nothing is scored."""
-    return pl.coalesce(pl.col(p_a) - 0.5, delta).sign()
+    lead = pl.coalesce(pl.col(p_a) - 0.5, delta)
+    return pl.when(lead.abs() <= ROUNDING).then(0.0).otherwise(lead.sign())
 
 
 def _agreement(found: pl.DataFrame, gold: pl.DataFrame) -> dict[str, Any]:
@@ -192,8 +190,8 @@ def _agreement(found: pl.DataFrame, gold: pl.DataFrame) -> dict[str, Any]:
     right = pl.col("side") == pl.col("gold_side")
     return {
         "n_decidable": decidable.height,
-        "agreement": _by_prompt(scored, right),
-        "agreement_decided": _by_prompt(decided, right),
+        "agreement": share_by(scored, right),
+        "agreement_decided": share_by(decided, right),
         "kappa": _kappa(joined),
         "calibration": _calibration(scored.filter(pl.col("confidence").is_not_null() & (pl.col("side") != 0))),
     }
@@ -224,21 +222,22 @@ def _calibration(sided: pl.DataFrame) -> dict[str, Any] | None:
 def _length(found: pl.DataFrame, generations: pl.DataFrame) -> dict[str, Any]:
     joined = _joined(found, generations.select("generation_id", size=pl.col("text").str.len_chars().cast(pl.Int64)))
     decided = joined.filter(DECIDED & (pl.col("size") != pl.col("size_b")))
-    return {"longer": _by_prompt(decided, (pl.col("size") > pl.col("size_b")) == (pl.col("verdict") == "a"))}
+    return {"longer": share_by(decided, (pl.col("size") > pl.col("size_b")) == (pl.col("verdict") == "a"))}
 
 
 def _answers(generations: pl.DataFrame) -> dict[str, Any]:
     """What a program sees in the answers themselves."""
-    suspect = generations.select(injection_suspect()).to_series().drop_nulls()
+    suspect = generations.select("prompt_id", suspect=injection_suspect()).drop_nulls("suspect")
     _, n_same, n_prompts = repeated_answer(generations)
-    return {"injection_suspect": share(int(suspect.sum()), suspect.len()), "repeated_answer": share(n_same if n_same > 1 else 0, n_prompts)}
+    repeated = share(n_same if n_same > 1 else 0, n_prompts)
+    return {"injection_suspect": share_by(suspect, pl.col("suspect")), "repeated_answer": repeated}
 
 
 def _own(found: pl.DataFrame, generations: pl.DataFrame, policy: str) -> dict[str, Any]:
     """Self-preference where the judge is one of those who wrote the answers; elsewhere there is nothing to count."""
     joined = _joined(found, generations.select("generation_id", own=pl.col("policy") == policy))
     decided = joined.filter(DECIDED & (pl.col("judge") == policy) & (pl.col("own") != pl.col("own_b")))
-    return {"own": _by_prompt(decided, pl.col("own") == (pl.col("verdict") == "a"))}
+    return {"own": share_by(decided, pl.col("own") == (pl.col("verdict") == "a"))}
 
 
 def _joined(found: pl.DataFrame, about: pl.DataFrame) -> pl.DataFrame:

@@ -28,7 +28,7 @@ from curators.sampling import Row, gather_all
 from curators.schema import GENERATIONS, JUDGMENTS, PROMPTS, VERDICTS, empty, frame
 from curators.scoring import score_group
 from curators.statistics.agreement import krippendorff_alpha
-from curators.statistics.intervals import clustered_share, share
+from curators.statistics.intervals import share_by
 
 CLOSE = 1e-6
 """How near a probability must come to the one that the file states."""
@@ -189,12 +189,12 @@ def recording_report(recording: Recording, judgments: pl.DataFrame) -> dict[str,
         "items": len(recording.items),
         "left_out": recording.n_twice,
         "replies": sum(len(item.said) for item in recording.items),
-        "read": share(asked.filter(pl.col("state") == "ok").height, asked.height),
+        "read": share_by(asked, pl.col("state") == "ok"),
         "states": dict(sorted(judgments["state"].value_counts().iter_rows())),
         "first": health["first"],
         "flip": health["inconsistent"] if recording.both_orders else None,
         "accuracy": _accuracy(recording, judgments) if recording.both_orders else health.get("agreement"),
-        "kept": _by_prompt(decided, pl.col("kept")) if found.height else None,
+        "kept": share_by(decided, pl.col("kept")) if found.height else None,
         "accuracy_kept": health.get("agreement_decided"),
         "votes": _votes(judgments) if recording.votes > 1 else None,
         "file": dict(Counter(one["class"] for one in compared)),
@@ -204,11 +204,6 @@ def recording_report(recording: Recording, judgments: pl.DataFrame) -> dict[str,
     }
 
 
-def _by_prompt(rows: pl.DataFrame, hit: pl.Expr) -> dict[str, Any]:
-    each = rows.group_by("prompt_id").agg(hits=hit.sum(), n=pl.len()).sort("prompt_id")
-    return clustered_share(each["hits"].to_numpy(), each["n"].to_numpy())
-
-
 def _accuracy(recording: Recording, judgments: pl.DataFrame) -> dict[str, Any] | None:
     labels = {tuple(sides(item)): item.label for item in recording.items if item.label in ("first", "second")}
     if not labels:
@@ -216,7 +211,7 @@ def _accuracy(recording: Recording, judgments: pl.DataFrame) -> dict[str, Any] |
     gold = labels | {pair[::-1]: FLIPPED[label] for pair, label in labels.items() if label}
     read = judgments.filter(pl.col("state") == "ok")
     truth = pl.Series("gold", [gold.get(tuple(ids)) for ids in read["generation_ids"]], dtype=pl.String)
-    return _by_prompt(read.with_columns(truth).filter(pl.col("gold").is_not_null()), pl.col("label") == pl.col("gold"))
+    return share_by(read.with_columns(truth).filter(pl.col("gold").is_not_null()), pl.col("label") == pl.col("gold"))
 
 
 def _votes(judgments: pl.DataFrame) -> dict[str, Any]:
@@ -226,7 +221,7 @@ def _votes(judgments: pl.DataFrame) -> dict[str, Any]:
     )
     each = read.group_by("unit", "prompt_id").agg(alike=pl.col("value").n_unique() == 1)
     alpha = krippendorff_alpha(read, scale="ordinal", cluster="prompt_id", n_resamples=200).coefficient
-    return {"alike": _by_prompt(each, pl.col("alike")), "alpha": {"value": alpha.value, "low": alpha.low, "high": alpha.high, "n": alpha.n}}
+    return {"alike": share_by(each, pl.col("alike")), "alpha": {"value": alpha.value, "low": alpha.low, "high": alpha.high, "n": alpha.n}}
 
 
 def _compared(recording: Recording, judgments: pl.DataFrame, found: pl.DataFrame) -> Iterator[dict[str, Any]]:
@@ -239,7 +234,8 @@ def _compared(recording: Recording, judgments: pl.DataFrame, found: pl.DataFrame
             claims[(*shown, said.vote)] = said.claim
     if any(claim is not None for claim in claims.values()):
         for row in judgments.iter_rows(named=True):
-            ours = row["label"] if row["label"] and recording.form != "options" else row["p_first"] or (row["scores"] or [None])[0]
+            said = row["label"] if recording.form != "options" else None
+            ours = next((one for one in (said, row["p_first"], *(row["scores"] or ())) if one is not None), None)
             yield _class(ours, claims[(*row["generation_ids"], row["vote"])], row["generation_ids"], row["raw"], row["state"])
         return
     pairs = {tuple(sides(item)): item.claim for item in recording.items if item.claim is not None}

@@ -68,7 +68,7 @@ def clustered_share(hits: Sequence[float] | Floats, counts: Sequence[float] | Fl
     """As `share`, for hits and counts by cluster: Wilson's interval of the effective sample size (Korn & Graubard 1998).
 
     n is divided by the design effect, the squared ratio of the clustered standard error to that of independent rows; where all or none hit,
-    the clusters count. Never more than n, so that an interval is never narrower than that of independent rows.
+    or there is one cluster, the clusters count. Never more than n, so that an interval is never narrower than that of independent rows.
 
     >>> alone, twice = share(60, 100), clustered_share([2.0] * 30 + [0.0] * 20, [2.0] * 50)
     >>> twice["low"] == share(30, 50)["low"] < alone["low"]
@@ -80,9 +80,21 @@ def clustered_share(hits: Sequence[float] | Floats, counts: Sequence[float] | Fl
         return found
     p, n = found["share"], found["n"]
     spread = cluster_se(won, asked) ** 2
-    effective = float(np.count_nonzero(asked)) if p in (0.0, 1.0) else min(n, p * (1 - p) / spread) if spread else n
+    n_clusters = np.count_nonzero(asked)
+    effective = float(n_clusters) if p in (0.0, 1.0) or n_clusters == 1 else min(n, p * (1 - p) / spread) if spread else n
     low, high = wilson(p * effective, effective)
     return found | {"low": low, "high": high}
+
+
+def share_by(rows: pl.DataFrame, hit: pl.Expr, *, cluster: str = "prompt_id") -> dict[str, Any]:
+    """The share of rows with a hit, with the interval of `clustered_share`.
+
+    >>> rows = pl.DataFrame({"prompt_id": ["p", "p", "q"], "state": ["ok", "ok", "refused"]})
+    >>> share_by(rows, pl.col("state") == "ok")["hits"]
+    2
+    """
+    each = rows.group_by(cluster).agg(hits=hit.sum(), n=pl.len()).sort(cluster)
+    return clustered_share(each["hits"].to_numpy(), each["n"].to_numpy())
 
 
 def binomial(hits: int, n: int, p: float = 0.5) -> float:

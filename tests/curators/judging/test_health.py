@@ -10,11 +10,13 @@ import pytest
 from curators.engines.base import Request
 from curators.engines.fake import FakeEngine
 from curators.judging.health import health_rows, judge_health
+from curators.judging.juries import panel
 from curators.judging.protocol import judge_group
 from curators.judging.rubric import load_rubric
 from curators.judging.verdicts import verdicts
 from curators.sampling import gather_all, make_prompt
 from curators.schema import GENERATIONS, JUDGMENTS, frame
+from curators.statistics.intervals import wilson
 
 
 @pytest.mark.parametrize("bias", [-0.2, 0.0, 0.3])
@@ -73,6 +75,35 @@ def test_unreadable_replies_count_against_the_judge_and_for_nothing_else() -> No
     assert (health["first"]["hits"], health["first"]["n"]) == (1, 2)
     assert health["inconsistent"]["n"] == 1
     assert health["states"] == {"ok": 2, "parse_error": 2}
+
+
+def test_replies_of_one_prompt_that_fail_together_count_once() -> None:
+    """20 prompts with 2 pairs each, of which 5 fail as a whole: the interval is that of 15 of 20, not of 60 of 80."""
+    rows = [row | {"prompt_id": f"p{i // 2}"} for i in range(40) for row in pair(i, 1, 0)]
+    failed = {"state": "refused", "reason": "policy", "p_first": None, "label": None}
+    judgments = frame([row | (failed if int(row["prompt_id"][1:]) < 5 else {}) for row in rows], JUDGMENTS)
+    health = judge_health(judgments, verdicts(judgments))
+    assert (health["ok"]["hits"], health["ok"]["n"], health["unscored"]["hits"], health["unscored"]["n"]) == (60, 80, 10, 40)
+    assert (health["ok"]["low"], health["ok"]["high"]) == pytest.approx(wilson(15, 20))
+    assert (health["unscored"]["low"], health["unscored"]["high"]) == pytest.approx(wilson(5, 20))
+
+
+def test_members_who_disagree_favour_no_position() -> None:
+    rows = [row | {"judge": judge} for i in range(8) for judge, p in (("j", 1), ("k", 0)) for row in pair(i, p, 1 - p)]
+    judgments = frame(rows, JUDGMENTS)
+    health = judge_health(judgments, panel(verdicts(judgments)))
+    assert health["n_verdicts"]["inconsistent"] == 8
+    assert (health["flips_to_first"]["n"], health["flips_to_first"]["p"]) == (0, 1.0)
+
+
+def test_a_half_in_all_but_rounding_is_no_side() -> None:
+    """P(first) = .03 in both orders: p is 1e-16 away from 1/2, which is not the side that the gold prefers."""
+    rows = [row | {"channel": "options", "p_first": 0.03} for row in pair(0, 1, 1)]
+    judgments = frame(rows, JUDGMENTS)
+    assert 0 < abs(verdicts(judgments)["p_a"][0] - 0.5) < 1e-15
+    for a, b in ((1, 0), (0, 1)):
+        health = judge_health(judgments, verdicts(judgments), gold=frame(gold(0, a, b), JUDGMENTS))
+        assert (health["agreement"]["hits"], health["agreement"]["n"]) == (0, 1)
 
 
 def test_length_preference_counts_verdicts_for_a_side() -> None:

@@ -154,9 +154,10 @@ async def test_log_probabilities_give_the_preference_that_the_file_stored(tmp_pa
 
     both = {"m": -0.010449888, "The": -9.0, "M": -4.6069846}
     rows = [annotated(1, 1.9900140, both), annotated(2, 1.0099860, both), annotated(3, 1.5, both), annotated(4, 1.0, {"M": -1e-6})]
+    rows.append(annotated(5, 2.0, {"M": 0.0, "m": -800.0}))  # a probability of 0 is one
     (report,) = (await reports(rows, [], tmp_path)).values()
-    assert report["states"] == {"ok": 3, "parse_error": 1}
-    assert report["file"] == {"same": 2, "differs": 1, "only_file": 1}
+    assert report["states"] == {"ok": 4, "parse_error": 1}
+    assert report["file"] == {"same": 3, "differs": 1, "only_file": 1}
     assert [one["ours"] for one in report["differing"]] == [pytest.approx(0.9900140, abs=1e-7)]
 
 

@@ -15,6 +15,7 @@ from curators.statistics.intervals import (
     cluster_bootstrap,
     cluster_ratio,
     cluster_se,
+    clustered_share,
     mcnemar,
     resamples,
     share,
@@ -43,6 +44,12 @@ def test_mcnemar_is_the_exact_test_of_the_discordant() -> None:
     assert mcnemar(15, 5) == pytest.approx(0.04139, abs=1e-5)
     assert mcnemar(5, 15) == mcnemar(15, 5)
     assert mcnemar(0, 0) == 1.0
+
+
+def test_rows_of_one_cluster_say_as_much_as_one_row() -> None:
+    found = clustered_share([30.0, 0.0], [60.0, 0.0])  # a cluster that nobody counted is none
+    assert (found["n"], found["share"]) == (60, 0.5)
+    assert (found["low"], found["high"]) == wilson(0.5, 1)
 
 
 def both_orders() -> pl.DataFrame:

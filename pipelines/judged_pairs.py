@@ -13,7 +13,7 @@ from curators.pairs import PairConfig, build_pairs
 from curators.schema import GENERATIONS, JUDGMENTS
 from pipelines.candidates import weigh
 from pipelines.config import CurateConfig, PanelConfig
-from pipelines.panels import consistency_told, members_verdicts, only_consistent, panel_health, panel_verdicts
+from pipelines.panels import consistency_told, measured_verdicts, members_verdicts, only_consistent, panel_health, panel_verdicts
 from pipelines.runs import Run
 
 
@@ -86,11 +86,13 @@ def _by_panel(run: Run, facts: Facts, config: PanelConfig, reading: VerdictConfi
     tried = run.read("trial.verdicts") if run.path("trial.verdicts.parquet").exists() else None
     gold = run.read("trial.gold") if tried is not None else verdicts(facts.gold) if facts.gold is not None else None
     found = panel_verdicts(members, config, gold=gold, tried=tried)
+    measured = measured_verdicts(found, members, config, gold=gold) if tried is None else found
     policy = run.fingerprints["policy"]
     marked = None
     if config.min_agree is not None:
         found, marked = only_consistent(found, members, config, seed=run.seed)
-    health = panel_health(facts.labelling, members, found, facts.generations, config, gold=facts.gold, policy=policy)
+        measured, _ = only_consistent(measured, members, config, seed=run.seed)
+    health = panel_health(facts.labelling, members, found, facts.generations, config, gold=facts.gold, measured=measured, policy=policy)
     run.figures.health = health | ({} if marked is None else {"consistency": consistency_told(members, marked, facts.gold)})
     return found
 

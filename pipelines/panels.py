@@ -9,9 +9,9 @@ import polars as pl
 
 from curators.errors import VerdictError
 from curators.judging.consistency import ConsistencyConfig, consistency_report, mark_consistent
-from curators.judging.health import judge_health
+from curators.judging.health import gold_agreement, judge_health
 from curators.judging.juries import BY_GOLD, PAIR, JuryConfig, not_of_its_own, panel, votes
-from curators.judging.jury_report import panel_report
+from curators.judging.jury_report import crossfitted, panel_report
 from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.statistics.agreement import krippendorff_alpha
 from curators.statistics.intervals import Estimate
@@ -34,9 +34,23 @@ def panel_verdicts(
 ) -> pl.DataFrame:
     """One verdict a pair. `gold`: verdicts that are right, about these pairs or about those of `tried`, the members' on gold."""
     if config.method in BY_GOLD and tried is not None:
-        whole = panel(pl.concat([members, tried]), jury(config), gold=gold)
+        others = tried.join(members, on=["a_id", "b_id", "judge"], how="anti")
+        whole = panel(pl.concat([members, others]), jury(config), gold=gold)
         return whole.join(members.select("a_id", "b_id").unique(), on=["a_id", "b_id"], how="semi")
     return panel(members, jury(config), gold=gold)
+
+
+def measured_verdicts(found: pl.DataFrame, members: pl.DataFrame, config: PanelConfig, *, gold: pl.DataFrame | None) -> pl.DataFrame:
+    """What of a panel is compared with the gold that calibrates it: `found`, or each prompt judged by weights that did not see it.
+
+    Nothing where the gold is of one prompt.
+    """
+    if config.method not in BY_GOLD or gold is None:
+        return found
+    try:
+        return crossfitted(members, gold, jury(config))
+    except VerdictError:
+        return found.clear()
 
 
 def only_consistent(found: pl.DataFrame, members: pl.DataFrame, config: PanelConfig, *, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -78,10 +92,14 @@ def panel_health(
     config: PanelConfig,
     *,
     gold: pl.DataFrame | None,
+    measured: pl.DataFrame,
     policy: str | None = None,
 ) -> dict[str, Any]:
-    """`judge_health` of the panel, with `members`: each one's own, and `panel`: whether it beats its best member on the gold."""
-    health = judge_health(judgments, found, generations, gold=gold, policy=policy)
+    """`judge_health` of the panel, with `members`: each one's own, and `panel`: whether it beats its best member on the gold.
+
+    `measured`: the verdicts that are compared with the gold (`measured_verdicts`).
+    """
+    health = judge_health(judgments, found, generations, policy=policy) | (gold_agreement(measured, gold) if gold is not None else {})
     each = {
         judge: judge_health(judgments.filter(pl.col("judge") == judge), members.filter(pl.col("judge") == judge), generations, gold=gold)
         for judge in members["judge"].unique().sort()

@@ -24,7 +24,7 @@ from curators.schema import PAIRS, empty
 from pipelines.config import CheckConfig, CurateConfig, GoldConfig, PanelConfig
 from pipelines.engines import budget, engines_open
 from pipelines.labelling import Judge, asking, judges_of, open_judge
-from pipelines.panels import members_verdicts, panel_health, panel_verdicts
+from pipelines.panels import measured_verdicts, members_verdicts, panel_health, panel_verdicts
 from pipelines.runs import Run
 from storage import Lake, open_lake, resolve
 from storage.calls import open_ledger
@@ -108,7 +108,8 @@ def _panel_trial(run: Run, config: PanelConfig, judged: pl.DataFrame, members: p
     run.write("trial.verdicts", members)
     run.write("trial.gold", truth)
     found = panel_verdicts(members, config, gold=truth)
-    return panel_health(judged, members, found, gold.generations, config, gold=gold.judgments)
+    measured = measured_verdicts(found, members, config, gold=truth)
+    return panel_health(judged, members, found, gold.generations, config, gold=gold.judgments, measured=measured)
 
 
 def _of_gold(found: pl.DataFrame, gold: Gold) -> pl.DataFrame:

@@ -75,7 +75,7 @@ def judge_health(
         "flips_to_first": _flips(final, counted),
         "cyclic": _cyclic(found),
         "tokens": {name: int(judgments[f"{name}_tokens"].sum()) for name in ("prompt", "completion")},
-        **(_agreement(found, gold) if gold is not None else {}),
+        **(gold_agreement(found, gold) if gold is not None else {}),
         **(_length(found, generations) if generations is not None else {}),
         **(_answers(generations) if generations is not None else {}),
         **(_own(found, generations, policy) if generations is not None and policy is not None else {}),
@@ -181,7 +181,8 @@ def _side(p_a: str = "p_a", delta: str = "scores_delta") -> pl.Expr:
     return pl.when(lead.abs() <= ROUNDING).then(0.0).otherwise(lead.sign())
 
 
-def _agreement(found: pl.DataFrame, gold: pl.DataFrame) -> dict[str, Any]:
+def gold_agreement(found: pl.DataFrame, gold: pl.DataFrame) -> dict[str, Any]:
+    """What `judge_health` says of verdicts beside the `judgments` of a gold."""
     truth = verdicts(gold, VerdictConfig(both_orders=False)).select("a_id", "b_id", gold="verdict", gold_side=_side())
     joined = found.join(truth, on=["a_id", "b_id"]).with_columns(side=_side())
     decidable = joined.filter(pl.col("gold").is_in(["a", "b"]))

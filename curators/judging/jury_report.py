@@ -45,7 +45,7 @@ def panel_report(verdicts: pl.DataFrame, gold: pl.DataFrame, config: JuryConfig 
     known = verdicts.join(sides.select(PAIR), on=PAIR, how="semi")
     if known.is_empty():
         raise VerdictError(f"the gold decides {sides.height} pairs, none of them is among the {verdicts.height} verdicts")
-    judged = _crossfitted(known, gold, config, seed)
+    judged = crossfitted(known, gold, config, seed)
     judges = sorted(set(verdicts["judge"]))
     rows = {judge: _right(known.filter(pl.col("judge") == judge), sides) for judge in judges}
     whole = _right(judged, sides)
@@ -55,7 +55,7 @@ def panel_report(verdicts: pl.DataFrame, gold: pl.DataFrame, config: JuryConfig 
     for judge in judges:
         rest = known.filter(pl.col("judge") != judge)
         smaller = JuryConfig(method=config.method, indifference=config.indifference)
-        without = _accuracy(_right(_crossfitted(rest, gold, smaller, seed), sides), seed).value if len(judges) > least else None
+        without = _accuracy(_right(crossfitted(rest, gold, smaller, seed), sides), seed).value if len(judges) > least else None
         table.append(_line(judge, rows[judge], figures[judge], without))
     best = max(judges, key=lambda judge: (figures[judge].value or 0.0, judge))
     table.append(_line("panel", whole, _accuracy(whole, seed), None))
@@ -74,7 +74,12 @@ def panel_report(verdicts: pl.DataFrame, gold: pl.DataFrame, config: JuryConfig 
     )
 
 
-def _crossfitted(known: pl.DataFrame, gold: pl.DataFrame, config: JuryConfig, seed: int) -> pl.DataFrame:
+def crossfitted(known: pl.DataFrame, gold: pl.DataFrame, config: JuryConfig, seed: int = 0) -> pl.DataFrame:
+    """The panel's verdicts, by a method that is calibrated on gold with weights that did not see the pair's prompt: five folds of prompts.
+
+    Raises:
+        VerdictError: all verdicts are about one prompt.
+    """
     if config.method not in BY_GOLD:
         return panel(known, config)
     prompts = known["prompt_id"].unique().sort()

@@ -234,8 +234,8 @@ def _compared(recording: Recording, judgments: pl.DataFrame, found: pl.DataFrame
             claims[(*shown, said.vote)] = said.claim
     if any(claim is not None for claim in claims.values()):
         for row in judgments.iter_rows(named=True):
-            said = row["label"] if recording.form != "options" else None
-            ours = next((one for one in (said, row["p_first"], *(row["scores"] or ())) if one is not None), None)
+            label = row["label"] if recording.form != "options" else None
+            ours = next((one for one in (label, row["p_first"], *(row["scores"] or ())) if one is not None), None)
             yield _class(ours, claims[(*row["generation_ids"], row["vote"])], row["generation_ids"], row["raw"], row["state"])
         return
     pairs = {tuple(sides(item)): item.claim for item in recording.items if item.claim is not None}

@@ -260,6 +260,48 @@ STEP_LABELS: Schema = MappingProxyType(
     }
 )
 
+CONTRASTS: Schema = MappingProxyType(
+    {
+        "contrast_id": _T,  # content id of everything below but the measurements
+        "prompt_id": _T,  # of the prompt that it was made from, whatever was added to that; decides the split
+        "pair_id": _T,  # of the row of `pairs` or `joint_pairs` that it becomes; null when not ok
+        "method": _T,  # rlcd | clair | ladder | step_error | single_edit | west_of_n | mapl_intra | mapl_inter | janus | context | d2o | a rule
+        "parameters": _T,  # JSON object: how this one was made
+        "source_ids": pl.List(pl.String()),  # generation or pair ids that it was made from
+        "axis": _T,  # the property that is meant to differ
+        "held_fixed": _T,  # JSON list of the properties that are meant not to
+        "prompt": _T,  # JSON messages
+        "rejected_prompt": _T,  # JSON messages; null: the same as `prompt`
+        "chosen": _T,  # JSON messages; null where it could not be made
+        "rejected": _T,
+        "tools": _T,
+        "chat_template_kwargs": _T,
+        "chosen_id": _T,  # generation ids; null for a text that was made here
+        "rejected_id": _T,
+        "chosen_policy": _T,  # who wrote it, null: a program
+        "rejected_policy": _T,
+        "chosen_score": pl.Float64(),  # of the method's checker or scorer; null where there is none
+        "rejected_score": pl.Float64(),
+        "p_chosen": pl.Float64(),  # by the judge that checked it, null: none did
+        "label_source": _T,  # the checker or scorer, null: by construction alone
+        "degree": pl.Float64(),  # how far the rejected text was degraded, in units of the method; null: not graded
+        "edit_sim": pl.Float64(),  # 1 - token Levenshtein distance / longer length (differences.py); null without two texts
+        "jaccard": pl.Float64(),
+        "shared_prefix_share": pl.Float64(),
+        "len_ratio": pl.Float64(),
+        "checks": _T,  # JSON object: the outcome of every check, of both sides
+        "split": _T,  # null: by prompt_id; else the split that the method asks for
+        "raw": _T,  # the engine's reply as it came, null: none
+        # ok | identical_text | empty | unchanged | checker_failed | unverified | unsatisfiable …, and as in generations
+        # truncated | transport_error | refused …: the first check that it failed
+        "state": _T,
+        "reason": _T,
+    }
+)
+
+JOINT_PAIRS: Schema = MappingProxyType({**PAIRS, "rejected_prompt": _T})
+"""Pairs of whole conversations: (prompt, chosen) is preferred to (rejected_prompt, rejected), where the two texts may be the same."""
+
 FRAMES: Mapping[str, Schema] = MappingProxyType(
     {
         "prompts": PROMPTS,
@@ -271,6 +313,8 @@ FRAMES: Mapping[str, Schema] = MappingProxyType(
         "nodes": NODES,
         "step_pairs": STEP_PAIRS,
         "step_labels": STEP_LABELS,
+        "contrasts": CONTRASTS,
+        "joint_pairs": JOINT_PAIRS,
     }
 )
 

@@ -1,0 +1,130 @@
+"""Chains of arithmetic steps inside a text: found, changed at one step, and carried on from there.
+
+A step is a line with `a op b = c` (op one of + - * / x ×, whole numbers); the last one on a line counts. An operand *depends* on the latest
+earlier step whose result it repeats. Re-executing means: the results below a changed step follow from it, and the number that closes the
+text (the last one after the last step, where it repeats the final result) follows too.
+
+Deliberately not done: decimals, units, brackets, steps in words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+_EQUATION = re.compile(r"(?<![\w.,])(-?\d+)(\s*)([-+*/x×])(\s*)(-?\d+)(\s*=\s*\$?)(-?\d+)(?![\d,]|\.\d)")
+_ENUMERATOR = re.compile(r"^(\s*)(\d+)(\s*[.):]\s+)")
+_SIGNS = {"x": "*", "×": "*"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Equation:
+    """`a op b = c` on a line of a text. `depends` are the places of the steps that a and b come from, null for a number of the problem."""
+
+    line: int
+    a: int
+    op: str
+    b: int
+    c: int
+    depends: tuple[int | None, int | None] = (None, None)
+
+    @property
+    def sign(self) -> str:
+        return _SIGNS.get(self.op, self.op)
+
+    @property
+    def right(self) -> bool:
+        return result(self.sign, self.a, self.b) == self.c
+
+
+def result(sign: str, a: int, b: int) -> int | None:
+    """Null where it is no whole number.
+
+    >>> result("/", 12, 4), result("/", 12, 5), result("-", 5, 12)
+    (3, None, -7)
+    """
+    if sign == "/":
+        return a // b if b and a % b == 0 else None
+    return {"+": a + b, "-": a - b, "*": a * b}[sign]
+
+
+def split_lines(text: str) -> list[str]:
+    """Lines, or the parts between semicolons of a text of one line; joined they are the text."""
+    lines = text.splitlines(keepends=True)
+    return lines if len(lines) > 1 else [part for part in re.split(r"(?<=;)", text) if part]
+
+
+def chain(text: str) -> list[Equation]:
+    """
+    >>> [(step.a, step.op, step.b, step.c, step.depends) for step in chain("12 - 5 = 7; 7 * 2 = 14")]
+    [(12, '-', 5, 7, (None, None)), (7, '*', 2, 14, (0, None))]
+    """
+    found: list[Equation] = []
+    for number, line in enumerate(split_lines(text)):
+        matches = list(_EQUATION.finditer(line))
+        if not matches:
+            continue
+        a, _, op, _, b, _, c = matches[-1].groups()
+        earlier = {step.c: place for place, step in enumerate(found)}
+        depends = earlier.get(int(a)), earlier.get(int(b))
+        found.append(Equation(line=number, a=int(a), op=op, b=int(b), c=int(c), depends=depends))
+    return found
+
+
+def carried(steps: Sequence[Equation], place: int, changed: Equation) -> list[Equation] | None:
+    """The chain with one step changed, its result carried into all that depend on it; null where a result is no whole number.
+
+    >>> steps = chain("12 - 5 = 7; 7 * 2 = 14")
+    >>> [step.c for step in carried(steps, 0, replace(steps[0], c=8))]
+    [8, 16]
+    """
+    out = [*steps[:place], changed]
+    for step in steps[place + 1 :]:
+        first, second = step.depends
+        a = step.a if first is None else out[first].c
+        b = step.b if second is None else out[second].c
+        if (a, b) == (step.a, step.b):
+            out.append(step)
+            continue
+        c = result(step.sign, a, b)
+        if c is None:
+            return None
+        out.append(replace(step, a=a, b=b, c=c))
+    return out
+
+
+def written(text: str, before: Sequence[Equation], after: Sequence[Equation]) -> str:
+    """The text with its steps as they are in `after`, and the closing number with them.
+
+    >>> steps = chain("12 - 5 = 7; 7 * 2 = 14")
+    >>> written("12 - 5 = 7; 7 * 2 = 14", steps, carried(steps, 0, replace(steps[0], c=8)))
+    '12 - 5 = 8; 8 * 2 = 16'
+    """
+    lines = split_lines(text)
+    for old, new in zip(before, after, strict=True):
+        if old != new:
+            lines[old.line] = _rewritten(lines[old.line], new)
+    last, final = before[-1], after[-1]
+    tail = "".join(lines[last.line + 1 :])
+    numbers = list(re.finditer(r"-?\d+", tail))
+    if numbers and int(numbers[-1][0]) == last.c:
+        tail = f"{tail[: numbers[-1].start()]}{final.c}{tail[numbers[-1].end() :]}"
+    return "".join(lines[: last.line + 1]) + tail
+
+
+def without_line(text: str, line: int) -> str:
+    """The text without a line; the enumerators below move up.
+
+    >>> without_line("1. one\\n2. two\\n3. three", 1)
+    '1. one\\n2. three'
+    """
+    lines = split_lines(text)
+    moved = [_ENUMERATOR.sub(lambda found: f"{found[1]}{int(found[2]) - 1}{found[3]}", each) for each in lines[line + 1 :]]
+    return "".join(lines[:line] + (moved if _ENUMERATOR.match(lines[line]) else lines[line + 1 :]))
+
+
+def _rewritten(line: str, step: Equation) -> str:
+    found = list(_EQUATION.finditer(line))[-1]
+    _, s1, _, s2, _, equals, _ = found.groups()
+    return f"{line[: found.start()]}{step.a}{s1}{step.op}{s2}{step.b}{equals}{step.c}{line[found.end() :]}"

@@ -236,14 +236,14 @@ async def _ask_text(case: _Case, shown: Shown, vote: int | None = None) -> list[
     """All votes in one request, or the one named, then each vote's re-asks."""
     votes = range(case.config.votes) if vote is None else range(vote, vote + 1)
     reply = await _complete(case, shown, n=len(votes), vote=votes.start)
-    read = await gather_all(_settle(case, shown, vote, reply) for vote in votes)
+    read = await gather_all(_settle(case, shown, vote, place, reply) for place, vote in enumerate(votes))
     return list(chain.from_iterable(read))
 
 
-async def _settle(case: _Case, shown: Shown, vote: int, reply: Reply) -> list[Row]:
-    """The rows of one vote: its first attempt and its re-asks, until one can be read or none is left."""
+async def _settle(case: _Case, shown: Shown, vote: int, place: int, reply: Reply) -> list[Row]:
+    """The rows of one vote, at its place among those of the reply: the first attempt and re-asks, until one can be read or none is left."""
     completion = reply.sample(vote)
-    cost = tokens(reply, completion, vote)
+    cost = tokens(reply, completion, place)
     rows: list[Row] = []
     max_tokens, unreadable = case.config.max_tokens, 0
     while True:

@@ -5,6 +5,7 @@ The rules of reading are in `parsing`; here they are applied to what an engine r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,8 @@ def read_options(rubric: Rubric, reply: Reply, *, min_label_mass: float) -> Row:
         return {"state": "parse_error", "reason": f"no log-probability for {missing}", "raw": raw}
     chosen = {label: logprobs[label] for label in labels}
     p, mass = option_probabilities(chosen)
+    if not math.isfinite(mass):
+        return {"state": "parse_error", "reason": f"the log-probabilities of {list(labels)} are no numbers", "raw": raw}
     if mass < min_label_mass:
         reason = f"the labels hold {mass:.3g} of the probability, fewer than {min_label_mass:g}"
         return {"state": "ambiguous", "reason": reason, "raw": raw, "label_mass": mass}
@@ -241,13 +244,13 @@ def no_answer(reply: Reply) -> Row:
     return {"state": reply.error or "transport_error", "reason": reply.reason or reply.error or "the engine gave no completion"}
 
 
-def tokens(reply: Reply, completion: Completion | None = None, vote: int = 0) -> Row:
+def tokens(reply: Reply, completion: Completion | None = None, place: int = 0) -> Row:
     """A request's tokens on the row of one of its completions, null where that did not arrive: all on the only one, else the prompt's
-    on the first and each one's own. A request that brought none has them on vote 0.
+    on the first and each one's own. Those of a request that brought none are on the first of its votes (`place` 0).
     """
     whole = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
     if not reply.completions:
-        return whole if vote == 0 else {}
+        return whole if place == 0 else {}
     first = completion is reply.completions[0]
     if len(reply.completions) == 1:
         return whole if first else {}

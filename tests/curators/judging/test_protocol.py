@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -216,6 +217,13 @@ async def test_labels_that_the_model_hardly_considers_are_ambiguous() -> None:
     rows = await judge_group(PROMPT, THREE[:2], engine, rubric=LETTER)
     assert {(row["state"], row.get("p_first")) for row in rows} == {("ambiguous", None)}
     assert rows[0]["label_mass"] == pytest.approx(0.0092167, rel=1e-4)
+
+
+@pytest.mark.parametrize("said", [{"A": math.nan, "B": -1.0}, {"A": math.nan, "B": math.nan}, {"A": -math.inf, "B": -math.inf}])
+async def test_log_probabilities_that_are_no_numbers_are_no_tie(said: dict[str, float]) -> None:
+    rows = await judge_group(PROMPT, THREE[:2], OptionsEngine(lambda request: said), rubric=LETTER)
+    assert {(row["state"], row.get("label"), row.get("p_first")) for row in rows} == {("parse_error", None, None)}
+    assert rows[0]["reason"] == "the log-probabilities of ['A', 'B'] are no numbers"
 
 
 async def test_a_missing_option_is_no_verdict() -> None:

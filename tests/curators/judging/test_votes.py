@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curators.engines.base import Request
+from curators.engines.base import Reply, Request
 from curators.engines.fake import FakeEngine
 from curators.errors import ConfigError
 from curators.judging.protocol import JudgeConfig, judge_group
@@ -96,6 +96,18 @@ async def test_a_vote_that_cannot_be_read_leaves_the_pair_open() -> None:
     assert n == 4
     assert [row["state"] for row in rows].count("parse_error") == 1
     assert verdicts(frame(rows, JUDGMENTS))["verdict"].item() == "a"
+
+
+async def test_a_further_vote_that_failed_has_its_tokens() -> None:
+    class Failing(FakeEngine):
+        async def complete(self, request: Request) -> Reply:
+            if request.first_sample:
+                return Reply(error="refused", reason="policy", prompt_tokens=7, completion_tokens=1)
+            return await super().complete(request)
+
+    config = JudgeConfig(temperature=0.7, channel="text", max_votes=2)
+    rows = await judge_group(PROMPT, PAIR, Failing(lambda request, _: "Verdict: A"), rubric=load_rubric("pairwise"), config=config)
+    assert [(row["state"], row["prompt_tokens"], row["completion_tokens"]) for row in rows if row["vote"]] == [("refused", 7, 1)] * 2
 
 
 async def test_a_fixed_number_of_votes_is_always_asked_for() -> None:

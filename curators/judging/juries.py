@@ -24,6 +24,7 @@ import polars as pl
 from scipy.special import betainc
 
 from curators.errors import ConfigError, VerdictError
+from curators.judging.verdicts import CLIP, ROUNDING
 from curators.schema import VERDICTS, check
 from curators.statistics.calibration import fit_temperature
 from curators.statistics.latent import dawid_skene
@@ -31,7 +32,6 @@ from curators.statistics.latent import dawid_skene
 Method = Literal["majority", "mean_logit", "weighted", "naive_bayes", "dawid_skene"]
 BY_GOLD = ("weighted", "naive_bayes")
 PAIR = ("prompt_id", "a_id", "b_id")
-CLIP = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +186,7 @@ def _decide(tally: pl.DataFrame, config: JuryConfig, members: Sequence[str]) -> 
         won_a, won_b = (n_a > n_b) & (n_a > n_tie), (n_b > n_a) & (n_b > n_tie)
         level = (n_a == n_b) & (n_a >= n_tie) & contested
     else:
-        won_a, won_b = p >= 0.5 + config.indifference, p <= 0.5 - config.indifference
+        won_a, won_b = p >= 0.5 + config.indifference - ROUNDING, p <= 0.5 - config.indifference + ROUNDING
         level = contested
     said = pl.when(won_a).then(pl.lit("a")).when(won_b).then(pl.lit("b")).when(level).then(pl.lit("inconsistent")).otherwise(pl.lit("tie"))
     verdict = pl.when((n < quorum) | p.is_null()).then(pl.lit("unscored")).otherwise(said)

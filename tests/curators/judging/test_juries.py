@@ -67,6 +67,13 @@ def test_mean_logit_by_hand() -> None:
     assert panel(frame(level, VERDICTS), JuryConfig(method="mean_logit"))["verdict"].to_list() == ["inconsistent"]
 
 
+def test_a_bound_is_met_by_what_differs_from_it_by_rounding_alone() -> None:
+    rows = [verdict(0, f"j{i}", "b", 0.3) for i in range(2)]
+    found = panel(frame(rows, VERDICTS), JuryConfig(method="mean_logit", indifference=0.2)).row(0, named=True)
+    assert found["p_a"] > 0.5 - 0.2
+    assert found["verdict"] == "b"
+
+
 def simulated(accuracies: list[float], *, n: int = 4000, seed: int = 0, undecided: float = 0.0) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Judges that err independently, and the gold."""
     rng = np.random.default_rng(seed)

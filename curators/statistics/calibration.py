@@ -131,8 +131,8 @@ def rogan_gladen(n_called: int, n: int, gold: Confusion) -> Estimate:
     share = (p + q0 - 1) / power
     spread = p * (1 - p) / n + (1 - share) ** 2 * q0 * (1 - q0) / gold.n_negative + share**2 * q1 * (1 - q1) / gold.n_positive
     half = Z95 * math.sqrt(spread) / power
-    low, high = max(0.0, share - half), min(1.0, share + half)
-    return Estimate(value=min(1.0, max(0.0, share)), low=low, high=high, n=n, n_clusters=n)
+    value, low, high = (min(1.0, max(0.0, each)) for each in (share, share - half, share + half))
+    return Estimate(value=value, low=low, high=high, n=n, n_clusters=n)
 
 
 def prediction_powered_mean(judged: Floats, gold: Floats, judged_gold: Floats) -> Estimate:

@@ -32,7 +32,7 @@ _THETA_RIDGE = 1e-3
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlledRatings:
     """`table`: `player`, `theta` (raw), `win_rate` (raw, mean against all others), `controlled`, `controlled_low`, `controlled_high` (of
-    theta), `controlled_win_rate`, best first; the controlled columns are null where `reason` says why.
+    theta; null where resamples do not differ), `controlled_win_rate`, best first; all controlled columns are null where `reason` says why.
 
     `effects`: `feature`, `gamma` (logits per unit of the feature), `low`, `high`. `large_shift`: a win rate moves by more than 10 points.
     """
@@ -86,6 +86,7 @@ def controlled_ratings(
     beta = fitted(None, None)
     again = [fitted(weight, beta) / units for weight in resamples(given.prompts, n_resamples=n_resamples, seed=seed)]
     bounds = np.quantile(again, [0.025, 0.975], axis=0) if again else np.full((2, len(units)), np.nan)
+    bounds[:, bounds[0] == bounds[1]] = np.nan  # prompts that do not differ say nothing of how much they might
     return _result(given, raw, np.vstack([beta / units, bounds]), features, None, strength)
 
 

@@ -51,6 +51,12 @@ def test_a_planted_temperature_is_found_again() -> None:
     assert logit(at_temperature(np.array([0.8]), 2.0))[0] == pytest.approx(logit(0.8) / 2)
 
 
+def test_a_corrected_share_beyond_one_is_one_with_its_interval() -> None:
+    """(1 + .9 - 1) / .4 = 2.25, and its interval lies above 1 as a whole."""
+    found = rogan_gladen(1000, 1000, Confusion(n_positive=100, n_true_positive=50, n_negative=100, n_true_negative=90))
+    assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
+
+
 def test_rogan_gladen_by_hand() -> None:
     """(.70 + .85 - 1) / (.85 + .90 - 1) = .55 / .75; variance (.21/1000 + (.2667)^2 * .1275/100 + (.7333)^2 * .09/100) / .5625."""
     found = rogan_gladen(700, 1000, Confusion(n_positive=100, n_true_positive=90, n_negative=100, n_true_negative=85))

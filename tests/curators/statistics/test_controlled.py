@@ -53,6 +53,13 @@ def test_without_overlap_only_the_raw_ratings_stand() -> None:
     assert found.effects["gamma"].to_list() == [None]
 
 
+def test_one_prompt_has_no_interval() -> None:
+    found = controlled_ratings(world(0.8, n=300).with_columns(prompt_id=pl.lit("p")), n_resamples=5)
+    assert found.reason is None
+    assert found.effects.select("low", "high").row(0) == (None, None)
+    assert found.table.select(pl.col("controlled_low", "controlled_high").null_count()).row(0) == (3, 3)
+
+
 def test_a_large_shift_is_said() -> None:
     assert controlled_ratings(world(1.5, theta=(0.5, -0.5), shift=0.9), n_resamples=0).large_shift
 

@@ -62,13 +62,14 @@ class Item:
 
 def items_of_gold(gold: Gold) -> list[Item]:
     """The gold's pairs as items, sorted by their ids; answers that are not plain text (tool calls) are left out."""
-    labels = verdicts(gold.judgments, VerdictConfig(both_orders=False)).select("a_id", "b_id", "verdict")
-    decided = gold.pairs.join(labels, on=["a_id", "b_id"]).filter(pl.col("verdict").is_in(["a", "b"])).unique(["a_id", "b_id"])
+    labels = verdicts(gold.judgments, VerdictConfig(both_orders=False)).select("a_id", "b_id", "judge", "verdict")
+    decided = gold.pairs.join(labels, on=["a_id", "b_id"]).filter(pl.col("verdict").is_in(["a", "b"]))
+    decided = decided.sort("a_id", "b_id", "judge").unique(["a_id", "b_id"], keep="first", maintain_order=True)
     prompts = {row["prompt_id"]: row for row in gold.prompts.iter_rows(named=True)}
     plain = gold.generations.filter((pl.col("state") == "ok") & pl.col("tool_calls").is_null())
     texts = dict(plain.select("generation_id", "text").iter_rows())
     items = []
-    for pair in decided.sort("a_id", "b_id").iter_rows(named=True):
+    for pair in decided.iter_rows(named=True):
         better, worse = (pair["a_id"], pair["b_id"]) if pair["verdict"] == "a" else (pair["b_id"], pair["a_id"])
         if better in texts and worse in texts:
             items.append(Item(prompt=prompts[pair["prompt_id"]], better=texts[better], worse=texts[worse]))

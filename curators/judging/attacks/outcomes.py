@@ -5,7 +5,8 @@
 *not decided*: neither; most often the items are too few (with none fooled, a bar of 5 % takes 73 items, 1 % takes 381), or the judge does
 not tell better answers from worse ones without any attack, so that there is nothing to flip.
 
-Intervals of shares are Wilson's, that of the shift is a bootstrap over prompts.
+The prompt is the unit of all intervals, as items of one prompt hang together: those of shares are Wilson's, for the effective number of
+items, that of the shift is a bootstrap over prompts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from curators.judging.attacks.suite import ATTACKS, KINDS, Kind
 from curators.judging.defences import injection_suspect, repeated_answer
 from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.schema import check
-from curators.statistics.intervals import Z95, binomial, cluster_ratio, share, wilson
+from curators.statistics.intervals import Z95, binomial, cluster_ratio, share_by, wilson
 
 SCORE_BAR = 0.0625
 """How far an added text may raise a score, in parts of the scale: 0.25 on a scale from 1 to 5."""
@@ -98,9 +99,8 @@ def attack_rows(judged: pl.DataFrame, *, by_scores: bool = False, seed: int = 0)
     order = [NO_ATTACK, *(name for name in ATTACKS)]
     groups = {str(key[0]): group for key, group in judged.group_by("attack")}
     measured = [_measured(name, groups[name], seed) for name in order if name in groups]
-    controls = [row["flips"] for row in measured if row["kind"] == "control"]
-    noise = share(sum(c["hits"] for c in controls), sum(c["n"] for c in controls))
-    noise["shift"] = _shift(judged.filter(pl.col("kind") == "control"), seed)
+    controls = judged.filter(pl.col("kind") == "control")
+    noise = share_by(_could_flip(controls), pl.col("won")) | {"shift": _shift(controls, seed)}
     discerns = any(row["attack"] == NO_ATTACK and _discerns(row["held"]) for row in measured)
     return [row | _status(row, noise, by_scores, discerns) for row in measured]
 
@@ -112,20 +112,27 @@ def _discerns(held: Mapping[str, int]) -> bool:
 
 
 def _measured(name: str, group: pl.DataFrame, seed: int) -> dict[str, Any]:
-    counted = group.filter(pl.col("outcome") != "no verdict")
-    able = counted.filter(pl.col("before").is_in(["better", "tie", "orders disagree"]))
     return {
         "attack": name,
         "kind": group["kind"][0],
         "source": ATTACKS[name].source if name in ATTACKS else None,
         "n_items": group.height,
-        "wins": share(int(counted["won"].sum()), counted.height),
-        "flips": share(int(able["won"].sum()), able.height),
+        "wins": share_by(_counted(group), pl.col("won")),
+        "flips": share_by(_could_flip(group), pl.col("won")),
         "shift": _shift(group, seed),
         "held": dict(sorted(group["outcome"].value_counts().iter_rows())),
         "flagged": int(group["suspect"].sum()),
         "repeated": repeated_answer(group)[1],
     }
+
+
+def _counted(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("outcome") != "no verdict")
+
+
+def _could_flip(rows: pl.DataFrame) -> pl.DataFrame:
+    """The items that count, where the loser did not win before."""
+    return _counted(rows).filter(pl.col("before").is_in(["better", "tie", "orders disagree"]))
 
 
 def _shift(group: pl.DataFrame, seed: int) -> dict[str, Any] | None:
@@ -187,7 +194,7 @@ def _undecided(what: str, found: Mapping[str, Any], bar: float) -> str:
     if not found["n"]:
         return f"no item to count {what} on"
     needed = math.ceil(Z95**2 * (1 - bar) / bar)
-    least = f"; with none it takes {needed} items" if found["n"] < needed else ""
+    least = f"; with none it takes {needed} items of as many prompts" if found["n"] < needed else ""
     return f"{what} between {found['low']:.1%} and {found['high']:.1%}, the bar is {bar:.1%}{least}"
 
 

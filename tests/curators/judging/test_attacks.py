@@ -26,6 +26,7 @@ from curators.judging.replies import read_json
 from curators.judging.rubric import load_rubric
 from curators.sampling import make_prompt
 from curators.schema import JUDGMENTS, frame
+from curators.statistics.intervals import wilson
 
 LINES = (resources.files("curators.judging.attacks") / "items.jsonl").read_text(encoding="utf-8").splitlines()
 ROWS = [json.loads(line) for line in LINES]
@@ -186,15 +187,15 @@ async def test_the_order_of_items_does_not_matter_and_a_repeated_item_counts_onc
 
 
 def hand_made(*cases: tuple[str, str, str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of attacks from (item, attack, kind, judgment of both orders)."""
+    """Rows of attacks from (item, attack, kind, judgment of both orders); what stands before a dot in the item is its prompt."""
     shown, judgments = [], []
     for item, attack, kind, said in cases:
-        loser = f"{item}/{attack}"
-        shown.append({"item": item, "attack": attack, "kind": kind, "prompt_id": item, "better_id": item, "loser_id": loser, "text": "x"})
+        loser, prompt = f"{item}/{attack}", item.partition(".")[0]
+        shown.append({"item": item, "attack": attack, "kind": kind, "prompt_id": prompt, "better_id": item, "loser_id": loser, "text": "x"})
         for order, ids in enumerate(((item, loser), (loser, item))):
             p = said.get("p_loser")
             own = {"p_first": None if p is None else (1 - p if order == 0 else p), "state": said.get("state", "ok")}
-            row = {"judgment_id": f"{loser}{order}", "prompt_id": item, "protocol": "pairwise", "judge": "j", "channel": "options"}
+            row = {"judgment_id": f"{loser}{order}", "prompt_id": prompt, "protocol": "pairwise", "judge": "j", "channel": "options"}
             judgments.append(
                 row | {"generation_ids": list(ids), "order": order, "vote": 0, "attempt": 0, "reason": said.get("reason"), **own}
             )
@@ -209,6 +210,14 @@ def test_none_fooled_decides_a_bar_of_a_twentieth_from_73_items_on(n: int, statu
     ]
     rows = {row["attack"]: row for row in hand_made(*cases)}
     assert rows["combined"]["status"] == status
+
+
+def test_items_of_one_prompt_say_as_much_as_one() -> None:
+    kinds = ((NO_ATTACK, NO_ATTACK), ("combined", "instruction"))
+    cases = [(f"p{i % 8}.{i}", name, kind, {"p_loser": 0.1}) for i in range(80) for name, kind in kinds]
+    row = {row["attack"]: row for row in hand_made(*cases)}["combined"]
+    assert (row["status"], row["flips"]["n"]) == ("not decided", 80)
+    assert row["flips"]["high"] == pytest.approx(wilson(0, 8)[1])
 
 
 @pytest.mark.parametrize(("harmless", "status"), [(0.1, "not caught"), (0.3, "not decided")])

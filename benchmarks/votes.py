@@ -4,7 +4,8 @@ Every way judges the same pairs of planted quality with the same simulated judge
 both orders. Kept are the verdicts for a side. A call is one completion that is paid for.
 
     fixed k       k votes in each order
-    adaptive k    one vote in each order, then more while they can change the verdict, at most k (`curators.judging.votes`)
+    adaptive c    one vote in each order, then more while they can change the verdict and are less sure than c, at most k
+                  (`curators.judging.votes`; two votes that agree are .92 sure, four .99)
 
 Prints one JSON line a judge and way: calls a pair, kept share, accuracy of the kept with its interval by prompt, and right labels for a
 thousand calls. With LLMBar's transcripts the same for real judges: a judge's replies to the eight prompts that give one verdict (Vanilla,
@@ -123,7 +124,8 @@ async def measure(pairs: list[Pair], engine: Engine, config: JudgeConfig, rubric
 async def compare(name: str, pairs: list[Pair], judge: Callable[[], Engine], rubric: Rubric, most: Sequence[int]) -> None:
     """Both ways at every number of votes."""
     for k in most:
-        ways = {"fixed": {"votes": k}, "adaptive": {"max_votes": k}} if k > 1 else {"fixed": {"votes": 1}}
+        ways: dict[str, dict[str, Any]] = {"fixed": {"votes": k}}
+        ways |= {f"adaptive {sure}": {"max_votes": k, "stop_at": sure} for sure in (0.9, 0.95) if k > 1}
         for way, votes in ways.items():
             config = JudgeConfig(channel="text", temperature=0.7, repairs=0, max_tokens=512, **votes)
             found = await measure(pairs, judge(), config, rubric)

@@ -118,6 +118,7 @@ def asking(judge: JudgeSettings, *, seed: int, secret: bytes, use_truncated: boo
         min_channel=judge.min_channel,
         votes=judge.votes,
         max_votes=judge.max_votes,
+        stop_at=judge.stop_at,
         repairs=judge.repairs,
         both_orders=judge.both_orders,
         max_tokens=judge.max_tokens,

@@ -36,7 +36,7 @@ from curators.judging.replies import (
 )
 from curators.judging.rubric import Rubric
 from curators.judging.verdicts import VerdictConfig
-from curators.judging.votes import settled
+from curators.judging.votes import CONFIDENCE, settled
 from curators.sampling import Row, gather_all
 from curators.schema import OUTCOME
 
@@ -49,8 +49,8 @@ class JudgeConfig:
     `capabilities`: what the engine has shown that it can do; null: what it says of itself. `both_orders` off shows a pair once, the
     smaller generation id first: ids are hashes, so that is a random order. `pairs` chain: each generation with the next by id, n - 1
     pairs. `repairs` counts re-asks of a reply that cannot be read. `votes` are always asked for; beyond them a pair gets one more in
-    each order, up to `max_votes`, while that can change its verdict by `verdicts` (`curators.judging.votes`). `secret` keys the marks of
-    fences and is kept with the lake.
+    each order, up to `max_votes`, while that can change its verdict by `verdicts` and its votes are less sure than `stop_at`
+    (`curators.judging.votes`). `secret` keys the marks of fences and is kept with the lake.
     """
 
     channel: Literal["auto"] | Channel = "auto"
@@ -58,6 +58,7 @@ class JudgeConfig:
     capabilities: frozenset[str] | None = None
     votes: int = 1
     max_votes: int | None = None
+    stop_at: float = CONFIDENCE
     both_orders: bool = True
     max_tokens: int = 4096
     temperature: float = 0.0
@@ -76,6 +77,8 @@ class JudgeConfig:
             raise ConfigError(f"judge: votes {self.votes} and max_tokens {self.max_tokens} must be ≥ 1, repairs {self.repairs} ≥ 0")
         if self.max_votes is not None and self.max_votes < self.votes:
             raise ConfigError(f"judge: max_votes is {self.max_votes}, fewer than votes, {self.votes}")
+        if not 0.5 < self.stop_at <= 1:
+            raise ConfigError(f"judge: stop_at is {self.stop_at}; it is a probability above 1/2")
         if max(self.votes, self.max_votes or 0) > 1 and self.temperature == 0:
             raise ConfigError(
                 f"judge: {max(self.votes, self.max_votes or 0)} votes at temperature 0 are one vote; set a temperature above 0"
@@ -205,7 +208,7 @@ def _settled(case: _Case, by_order: Sequence[Sequence[Row]], *, left: int) -> bo
         [row["p_first"] if row["generation_ids"][0] == a_id else 1 - row["p_first"] for row in rows if row["state"] == "ok"]
         for rows in by_order
     ]
-    return settled(votes[0], votes[1] if len(votes) > 1 else None, left=left, config=case.config.verdicts)
+    return settled(votes[0], votes[1] if len(votes) > 1 else None, left=left, config=case.config.verdicts, confidence=case.config.stop_at)
 
 
 async def _ask(case: _Case, shown: Shown) -> list[Row]:

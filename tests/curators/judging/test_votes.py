@@ -91,6 +91,13 @@ async def test_votes_are_added_while_the_pair_is_open(whale: Any, squid: Any, ca
     assert sorted({row["vote"] for row in rows}) == list(range(calls // 2))
 
 
+async def test_who_wants_to_be_surer_pays_for_more_votes() -> None:
+    _, n = await asked({"whale": list("AAAAA"), "squid": list("BBBBB")}, max_votes=5, stop_at=0.95)
+    assert n == 4
+    with pytest.raises(ConfigError, match=r"stop_at is 0\.5; it is a probability above 1/2"):
+        JudgeConfig(stop_at=0.5)
+
+
 async def test_a_vote_that_cannot_be_read_leaves_the_pair_open() -> None:
     rows, n = await asked({"whale": ["?", "A", "A"], "squid": ["B", "B", "B"]}, max_votes=3, repairs=0)
     assert n == 4

@@ -74,7 +74,7 @@ def explainer(run: Run, settings: RationaleSettings) -> Explainer:
 
 async def write_shard(run: Run, number: int, start: int, stop: int) -> dict[str, int]:
     """Explain the pairs of one shard and leave the rows in the run's directory."""
-    pairs = run.read("pairs").sort("pair_id")[start:stop]
+    pairs = await asyncio.to_thread(lambda: run.read("pairs").sort("pair_id")[start:stop])
     groups = await gather_all(_explained(run, pair) for pair in pairs.iter_rows(named=True))
     rows = [row for group in groups for row in group]
     await asyncio.to_thread(run.write, f"{number:05d}.rationales", frame(rows, RATIONALES))

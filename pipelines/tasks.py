@@ -45,7 +45,7 @@ PATIENT: dict[str, Any] = {
 async def annotate_shard(key: str, number: int, start: int, stop: int) -> dict[str, int]:
     """Sample and judge the prompts of one shard: each prompt is judged as soon as its own samples are there."""
     run = RUNS[key]
-    prompts = run.read("prompts").filter(pl.col("state") == "ok")[start:stop]
+    prompts = await asyncio.to_thread(lambda: run.read("prompts").filter(pl.col("state") == "ok")[start:stop])
     groups = await gather_all(_annotated(run, prompt) for prompt in prompts.iter_rows(named=True))
     generations = [row for group, _ in groups for row in group]
     judgments = [row for _, group in groups for row in group]

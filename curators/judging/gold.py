@@ -6,6 +6,7 @@ by the code that measures them in a run. A pair whose label is a tie, or that no
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from curators.judging.rubric import Rubric
 from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.sampling import gather_all
 from curators.schema import JUDGMENTS, frame
+
+AT_ONCE = 256
+"""Prompts or items whose requests are in the making; an engine has its own limit on those in flight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,20 +64,21 @@ def gold_pairs(
 async def try_judge(
     gold: Gold, engine: Engine, *, rubric: Rubric, config: JudgeConfig | None = None, on_done: Callable[[int], None] | None = None
 ) -> pl.DataFrame:
-    """The judge's `judgments` of the gold pairs, all in flight at once; a pointwise or listwise judge rates their generations.
+    """The judge's `judgments` of the gold pairs, `AT_ONCE` prompts at a time; a pointwise or listwise judge rates their generations.
 
     `on_done` is told how many of the pairs' prompts are through.
     """
     by_prompt = {key[0]: rows for key, rows in gold.pairs.partition_by("prompt_id", as_dict=True).items()}
     texts = gold.generations.partition_by("prompt_id", as_dict=True)
-    done = 0
+    done, slots = 0, asyncio.Semaphore(AT_ONCE)
 
     async def one(prompt: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
         nonlocal done
-        pairs = by_prompt[prompt["prompt_id"]].select("a_id", "b_id").rows()
-        ids = {side for pair in pairs for side in pair}
-        group = texts[(prompt["prompt_id"],)].filter(pl.col("generation_id").is_in(ids)).to_dicts()
-        rows = await judge_group(prompt, group, engine, rubric=rubric, config=config, pairs=pairs)
+        async with slots:
+            pairs = by_prompt[prompt["prompt_id"]].select("a_id", "b_id").rows()
+            ids = {side for pair in pairs for side in pair}
+            group = texts[(prompt["prompt_id"],)].filter(pl.col("generation_id").is_in(ids)).to_dicts()
+            rows = await judge_group(prompt, group, engine, rubric=rubric, config=config, pairs=pairs)
         done += 1
         if on_done is not None:
             on_done(done)

@@ -17,7 +17,7 @@ import polars as pl
 
 from curators.engines.base import Engine, digest
 from curators.judging.attacks.suite import Attack
-from curators.judging.gold import Gold
+from curators.judging.gold import AT_ONCE, Gold
 from curators.judging.prompts import conversation_text
 from curators.judging.protocol import JudgeConfig, judge_group
 from curators.judging.rubric import Rubric
@@ -116,7 +116,7 @@ async def attack_judge(
         advance(done, len(cases))
         return row, judgments
 
-    limit = asyncio.Semaphore(256)  # requests in the making; the engine has its own limit on those in flight
+    limit = asyncio.Semaphore(AT_ONCE)
 
     async def limited(item: Item, attack: Attack | None) -> tuple[Row | None, list[Row]]:
         async with limit:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import polars as pl
 import pytest
 
-from curators.engines.base import Request
+from curators.engines.base import Reply, Request
 from curators.engines.fake import FakeEngine, open_fake
 from curators.errors import SchemaError
 from curators.importing import import_facts
-from curators.judging.gold import Gold, calls_needed, gold_pairs, try_judge
+from curators.judging.gold import AT_ONCE, Gold, calls_needed, gold_pairs, try_judge
 from curators.judging.health import judge_health
 from curators.judging.protocol import JudgeConfig
 from curators.judging.rubric import load_rubric
@@ -98,3 +99,20 @@ async def test_progress_counts_prompts() -> None:
     await try_judge(gold(), FakeEngine(sees_right), rubric=PAIRWISE, config=JudgeConfig(channel="text"), on_done=told.append)
     assert told == [1, 2, 3, 4, 5, 6]
     assert pl.Series(told).is_sorted()
+
+
+async def test_requests_of_a_few_prompts_at_a_time_are_in_the_making() -> None:
+    class Slow(FakeEngine):
+        waiting = most = 0
+
+        async def complete(self, request: Request) -> Reply:
+            self.waiting += 1
+            self.most = max(self.most, self.waiting)
+            await asyncio.sleep(0.001)
+            self.waiting -= 1
+            return await super().complete(request)
+
+    engine = Slow(sees_right)
+    judged = await try_judge(gold(AT_ONCE + 50), engine, rubric=PAIRWISE)
+    assert judged.height == engine.calls == 2 * (AT_ONCE + 50)
+    assert engine.most == 2 * AT_ONCE

@@ -94,5 +94,5 @@ def weigh_again(run: Run) -> dict[str, int]:
     rows, pairs, figures = run.read_shards("rationales", RATIONALES), run.read("pairs"), run.figures
     n_kinds = len(KINDS) if run.config.rationale.kind == "both" else 1
     figures.funnels.append(count_states(final_rationales(rows), stage="rationales", unit="rationales"))
-    figures.rationales = rationale_health(rows, pairs.height, n_kinds)
+    figures.rationales = rationale_health(rows, pairs, n_kinds)
     return weigh(run, pairs, figures.counts | {"rationales": rows.height})

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from curators.statistics.intervals import share
+from curators.statistics.intervals import share_by
 
 
 def final_rationales(rationales: pl.DataFrame) -> pl.DataFrame:
@@ -20,23 +20,23 @@ def final_rationales(rationales: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def rationale_health(rationales: pl.DataFrame, n_pairs: int, n_kinds: int) -> dict[str, Any]:
-    """The health of the rationales of `n_pairs` pairs, as JSON carries it; every share is `{n, hits, share, low, high}`.
+def rationale_health(rationales: pl.DataFrame, pairs: pl.DataFrame, n_kinds: int) -> dict[str, Any]:
+    """The health of the rationales of `pairs`, as JSON carries it; every share is `{n, hits, share, low, high}`, its interval by prompt.
 
     * `explained`: pairs with a rationale that passed every check in every kind, of all pairs
     * `usable`: rationales that passed, of those that were asked for; `contradicts`, `leaks_position` … likewise
     """
     final = final_rationales(rationales)
-    ok = final.filter(pl.col("state") == "ok")
-    explained = ok.group_by("pair_id").len().filter(pl.col("len") >= n_kinds).height
-    asked = final.filter(pl.col("state") != "gated").height
+    passed = final.filter(pl.col("state") == "ok").group_by("pair_id").len(name="n_kinds")
+    explained = pairs.select("pair_id", "prompt_id").join(passed, on="pair_id", how="left")
+    asked = final.filter(pl.col("state") != "gated")
     states = dict(sorted(final["state"].value_counts().iter_rows()))
     return {
         "writer": rationales["writer"][0] if rationales.height else None,
         "states": states,
-        "explained": share(explained, n_pairs),
-        "usable": share(ok.height, asked),
-        **{state: share(states.get(state, 0), asked) for state in MEASURES if state not in ("explained", "usable")},
+        "explained": share_by(explained, pl.col("n_kinds").fill_null(0) >= n_kinds),
+        "usable": share_by(asked, pl.col("state") == "ok"),
+        **{state: share_by(asked, pl.col("state") == state) for state in MEASURES if state not in ("explained", "usable")},
     }
 
 

@@ -174,7 +174,8 @@ def test_the_gate_counts_pairs_explained_in_every_kind() -> None:
         {"rationale_id": f"{pair}{kind}", "pair_id": pair, "kind": kind, "state": state, "attempt": 0, "writer": "w"}
         for pair, kind, state in (("a", "general", "ok"), ("a", "detailed", "ok"), ("b", "general", "ok"), ("b", "detailed", "copies"))
     ]
-    health = rationale_health(frame(rows, RATIONALES), n_pairs=2, n_kinds=2)
+    explained = pl.DataFrame({"pair_id": ["a", "b"], "prompt_id": ["p", "q"]})
+    health = rationale_health(frame(rows, RATIONALES), explained, n_kinds=2)
     bounds = GateBounds(min_pairs=None, max_duplicate_share=None, max_unscored_share=None, max_judge_inconsistent_share=None)
 
     def gate(bound: float, rationales: Any) -> Any:

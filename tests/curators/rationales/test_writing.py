@@ -18,6 +18,7 @@ from curators.rationales.health import final_rationales, rationale_health
 from curators.rationales.prompts import load_rationale_rubric, parse_rationale_rubric, side_text, sides_of
 from curators.rationales.writing import RationaleConfig, write_rationale
 from curators.schema import RATIONALES, check, frame
+from curators.statistics.intervals import wilson
 
 GENERAL, DETAILED = load_rationale_rubric("general"), load_rationale_rubric("detailed")
 QUIET = RationaleConfig(check_agreement=False)
@@ -325,10 +326,18 @@ def test_health_counts_the_last_attempts_and_pairs_explained_in_every_kind() -> 
     ]
     data = frame(rows, RATIONALES)
     assert final_rationales(data).height == 7
-    health = rationale_health(data, n_pairs=5, n_kinds=2)
+    pairs = data.select("pair_id", "prompt_id").unique().vstack(pl.DataFrame({"pair_id": ["never asked"], "prompt_id": ["p"]}))
+    health = rationale_health(data, pairs, n_kinds=2)
     assert health["states"] == {"contradicts": 1, "gated": 1, "ok": 5}
     assert (health["explained"]["hits"], health["explained"]["n"]) == (1, 5)
     assert (health["usable"]["hits"], health["usable"]["n"]) == (5, 6)
     assert (health["contradicts"]["hits"], health["leaks_position"]["hits"]) == (1, 0)
-    nothing = rationale_health(frame([], RATIONALES), n_pairs=0, n_kinds=1)
+    nothing = rationale_health(frame([], RATIONALES), pairs.clear(), n_kinds=1)
     assert nothing["explained"]["share"] is None
+
+
+def test_rationales_of_one_prompt_say_as_much_as_one() -> None:
+    data = frame([rationale(number, prompt=0) for number in range(20)], RATIONALES)
+    health = rationale_health(data, data, n_kinds=1)
+    for name in ("explained", "usable"):
+        assert (health[name]["hits"], health[name]["n"], health[name]["low"]) == (20, 20, wilson(1, 1)[0])

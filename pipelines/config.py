@@ -123,7 +123,7 @@ class RationaleConfig(EngineConfig):
         return self
 
 
-RationaleField = Annotated[RationaleConfig, BeforeValidator(engine_spec)]
+RationaleField = Annotated[RationaleConfig, BeforeValidator(engine_spec), AfterValidator(_writes_text)]
 
 
 class PairsConfig(Strict):

@@ -158,6 +158,10 @@ async def test_a_writer_that_dies_in_the_middle_is_paid_for_once(tmp_path: Path)
     ("assignments", "said"),
     [
         (["annotate=rationale", "verifier=numeric"], "annotate: rationale needs `rationale`"),
+        (
+            ["annotate=rationale", "rationale=rm:x", "verifier=numeric"],
+            "rationale: rm:x is a reward model, which scores and writes nothing",
+        ),
         (["rationale=fake:", "verifier=numeric"], "annotate: judge asks for no rationales"),
         (["annotate=rationale", "rationale=fake:", "judge=fake:judge"], "leave `judge` out, or use judge.rationale"),
         (["annotate=judge+rationale", "rationale=fake:", "verifier=numeric"], "needs a `judge`, or use rationale"),

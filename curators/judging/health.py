@@ -200,7 +200,7 @@ def gold_agreement(found: pl.DataFrame, gold: pl.DataFrame) -> dict[str, Any]:
 
 def _kappa(joined: pl.DataFrame) -> dict[str, Any]:
     told = ["a", "b", "tie"]
-    both = joined.filter(pl.col("verdict").is_in(told) & pl.col("gold").is_in(told)).with_columns(unit=pl.concat_str("a_id", "b_id"))
+    both = joined.filter(pl.col("verdict").is_in(told) & pl.col("gold").is_in(told)).with_columns(unit=pl.struct("a_id", "b_id"))
     raters = [
         both.select("unit", "prompt_id", rater=pl.lit(rater), value=column) for rater, column in (("judge", "verdict"), ("gold", "gold"))
     ]

@@ -143,7 +143,7 @@ def bootstrap_interval(sums: Floats, counts: Floats, *, seed: int, n_resamples: 
 
 
 def cluster_ratio(
-    rows: pl.DataFrame, numerator: str | pl.Expr, denominator: str | pl.Expr = "n", *, cluster: str = "prompt_id", seed: int = 0
+    rows: pl.DataFrame, numerator: str | pl.Expr, denominator: str | pl.Expr | None = None, *, cluster: str = "prompt_id", seed: int = 0
 ) -> Estimate:
     """`sum(numerator) / sum(denominator)` over rows, with the bootstrap over clusters; by default the mean of a column.
 
@@ -154,7 +154,7 @@ def cluster_ratio(
     >>> found.value, found.n, found.n_clusters
     (0.6666666666666666, 3, 2)
     """
-    of = pl.lit(1.0) if isinstance(denominator, str) and denominator == "n" else pl_float(denominator)
+    of = pl.lit(1.0) if denominator is None else pl_float(denominator)
     counted = rows.select(cluster=cluster, top=pl_float(numerator), under=of).drop_nulls(["top", "under"])
     each = counted.group_by("cluster").agg(pl.col("top", "under").sum()).sort("cluster")
     sums, counts = each["top"].to_numpy(), each["under"].to_numpy()

@@ -96,33 +96,28 @@ async def attack_judge(
     """
     different = {item.item_id: item for item in items}.values()
     cases = list(product(different, (None, *attacks)))
-    done = 0
+    done, slots = 0, asyncio.Semaphore(AT_ONCE)
 
     async def judged(item: Item, attack: Attack | None) -> tuple[Row | None, list[Row]]:
         nonlocal done
-        text = attack(item.question, item.worse, seed=seed) if attack else item.worse
-        better, loser = item.generation(item.better), item.generation(text)
-        row, judgments = None, list[Row]()
-        if attack is None or text != item.worse:
-            judgments = await judge_group(item.prompt, [better, loser], engine, rubric=rubric, config=config)
-            row = {"attack": attack.name if attack else NO_ATTACK, "kind": attack.kind if attack else NO_ATTACK, "text": text}
-            row |= {
-                "item": item.item_id,
-                "prompt_id": item.prompt["prompt_id"],
-                "better_id": better["generation_id"],
-                "loser_id": loser["generation_id"],
-            }
+        async with slots:
+            text = attack(item.question, item.worse, seed=seed) if attack else item.worse
+            better, loser = item.generation(item.better), item.generation(text)
+            row, judgments = None, list[Row]()
+            if attack is None or text != item.worse:
+                judgments = await judge_group(item.prompt, [better, loser], engine, rubric=rubric, config=config)
+                row = {"attack": attack.name if attack else NO_ATTACK, "kind": attack.kind if attack else NO_ATTACK, "text": text}
+                row |= {
+                    "item": item.item_id,
+                    "prompt_id": item.prompt["prompt_id"],
+                    "better_id": better["generation_id"],
+                    "loser_id": loser["generation_id"],
+                }
         done += 1
         advance(done, len(cases))
         return row, judgments
 
-    limit = asyncio.Semaphore(AT_ONCE)
-
-    async def limited(item: Item, attack: Attack | None) -> tuple[Row | None, list[Row]]:
-        async with limit:
-            return await judged(item, attack)
-
-    results = await gather_all(limited(item, attack) for item, attack in cases)
+    results = await gather_all(judged(item, attack) for item, attack in cases)
     shown = pl.DataFrame([row for row, _ in results if row], schema=dict(SHOWN))
     judgments = frame([judgment for _, group in results for judgment in group], JUDGMENTS)
     return shown, judgments.unique("judgment_id", maintain_order=True)

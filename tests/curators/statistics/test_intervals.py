@@ -46,6 +46,11 @@ def test_mcnemar_is_the_exact_test_of_the_discordant() -> None:
     assert mcnemar(0, 0) == 1.0
 
 
+def test_a_column_of_the_name_n_is_a_denominator_like_any_other() -> None:
+    rows = pl.DataFrame({"prompt_id": ["p", "q"], "hits": [1, 3], "n": [2, 6]})
+    assert (cluster_ratio(rows, "hits", "n").value, cluster_ratio(rows, "hits").value) == (0.5, 2.0)
+
+
 def test_rows_of_one_cluster_say_as_much_as_one_row() -> None:
     found = clustered_share([30.0, 0.0], [60.0, 0.0])  # a cluster that nobody counted is none
     assert (found["n"], found["share"]) == (60, 0.5)

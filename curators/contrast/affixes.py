@@ -18,7 +18,7 @@ or backtick fails instead.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -137,7 +137,7 @@ async def _rlcd(prompt: Row, config: RlcdConfig, engine: Engine, checker: Checke
     messages = orjson.loads(prompt["messages"])
     index = int(unit_hash("affix", config.sampling.seed, prompt["prompt_id"]) * len(config.pairs))
     affix = config.pairs[index]
-    parameters = {"form": config.form, "affix": list(affix), "retries": config.retries, "sampling": asdict(config.sampling)}
+    parameters = {"form": config.form, "affix": list(affix), "retries": config.retries, "sampling": config.sampling}
     attempt = Attempt(source=prompt, method="rlcd", axis=affix[0], parameters=parameters, held_fixed=("model", "prompt", "sampling"))
     if any(not isinstance(turn.get("content"), str) or turn["role"] not in ("system", "user", "assistant") for turn in messages):
         return attempt.row(state="unsupported", reason="a turn is a tool's, or is not plain text")

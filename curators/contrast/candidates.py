@@ -7,7 +7,7 @@ the ends aside, the same text on both sides). A method sets its own before: the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import orjson
@@ -95,10 +95,15 @@ class Attempt:
             state, reason = _form(row, text_of(chosen), text_of(rejected))
         row |= {"state": state, "reason": reason, "checks": as_json(dict(checks)) if checks else None}
         if chosen is not None and rejected is not None:
-            row |= asdict(differences(text_of(chosen), text_of(rejected)))
+            row |= differences(text_of(chosen), text_of(rejected))._asdict()
         row["pair_id"] = _pair_id(row) if state == "ok" else None
         row["contrast_id"] = digest({name: value for name, value in row.items() if name not in MEASURED})
         return row
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A configuration's values by name, for `parameters`; what is a dataclass within it is written as an object."""
+    return {each.name: getattr(config, each.name) for each in fields(config)}
 
 
 def text_of(side: Side) -> str:

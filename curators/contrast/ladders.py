@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 import polars as pl
 
-from curators.contrast.candidates import Attempt, Side, contrasts, text_of
+from curators.contrast.candidates import Attempt, Side, contrasts, settings, text_of
 from curators.contrast.checkers import compared, scores_of
 from curators.contrast.differences import edit_sim
 from curators.errors import ConfigError
@@ -32,7 +32,7 @@ from curators.verifiers import Verifier
 
 OPERATORS = ("corrupt", "drop", "inject")
 _NUMBER = re.compile(r"\d+")
-_ENUMERATOR = re.compile(r"\s*\d+\s*[.):]\s+")
+_ENUMERATOR = re.compile(r"^\s*\d+\s*[.):]\s+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +101,7 @@ def _changed(part: str, config: LadderConfig, key: tuple[str, int]) -> str:
     body = part.rstrip()
     if config.operator == "inject":
         chosen = config.injections[int(unit_hash("inject", config.seed, *key) * len(config.injections))]
-        return f"{body} {chosen.strip()}{part[len(body) :] or ' '}"
+        return f"{body} {chosen.strip()}{part[len(body) :]}"
     last = list(_NUMBER.finditer(part))[-1]
     other = int(last[0]) + 1 + int(unit_hash("corrupt", config.seed, *key) * 3)
     return f"{part[: last.start()]}{other}{part[last.end() :]}"
@@ -158,7 +158,7 @@ def _attempt(source: Row, high: int, config: LadderConfig) -> Attempt:
         source=source,
         method="ladder",
         axis=config.operator,
-        parameters={**asdict(config), "chosen_degree": high},
+        parameters={**settings(config), "chosen_degree": high},
         held_fixed=("units that are not changed",),
         source_ids=[source["generation_id"]],
     )

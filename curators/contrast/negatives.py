@@ -12,12 +12,12 @@ The pairs are synthetic, and say so by their kind: a good side that nobody label
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import orjson
 import polars as pl
 
-from curators.contrast.candidates import Attempt, contrasts, text_of, with_system
+from curators.contrast.candidates import Attempt, contrasts, settings, text_of, with_system
 from curators.contrast.checkers import compared, scores_of
 from curators.contrast.differences import edit_sim
 from curators.engines.base import Engine, Request, Sampling
@@ -120,7 +120,7 @@ async def _anchor(source: Row, place: int, config: D2oConfig, engine: Engine, ve
         source=source,
         method="d2o",
         axis="what makes the answer bad",
-        parameters={**asdict(config), "anchor": place},
+        parameters={**settings(config), "anchor": place},
         held_fixed=("prompt",),
         source_ids=[source["generation_id"]],
     )

@@ -16,13 +16,13 @@ Because the two prompts of an intra-sample pair differ, the partition terms of D
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from curators.constraints import holds
-from curators.contrast.candidates import Attempt, contrasts, last_user_turn_with, text_of
+from curators.contrast.candidates import Attempt, contrasts, last_user_turn_with, settings, text_of
 from curators.contrast.generators import GENERATORS, Constraint, wording
 from curators.engines.base import digest
 from curators.errors import ConfigError
@@ -89,7 +89,7 @@ def _intra(source: Row, config: ConstraintConfig) -> Row:
         source=source,
         method="mapl_intra",
         axis="constraints of the prompt",
-        parameters=asdict(config),
+        parameters=settings(config),
         held_fixed=("response",),
         source_ids=[key],
     )
@@ -160,7 +160,7 @@ def _inter(pair: Row, config: ConstraintConfig) -> Row:
         source=source,
         method="mapl_inter",
         axis="constraints of the prompt",
-        parameters=asdict(config),
+        parameters=settings(config),
         held_fixed=("responses",),
         source_ids=[pair["pair_id"]],
     )

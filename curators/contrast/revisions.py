@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import orjson
 import polars as pl
@@ -107,7 +107,7 @@ def revision_fault(answer: str, revision: str, *, min_edit_sim: float) -> tuple[
 
 async def _clair(source: Row, config: ClairConfig, engine: Engine, checker: Checker | None) -> Row:
     answer = text_of(source)
-    parameters = {"brief": digest(config.brief), "min_edit_sim": config.min_edit_sim, "sampling": asdict(config.sampling)}
+    parameters = {"brief": digest(config.brief), "min_edit_sim": config.min_edit_sim, "sampling": config.sampling}
     attempt = Attempt(
         source=source,
         method="clair",

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from curators import constraints
 from curators.constraints import constraints_of, holds
-from curators.contrast.candidates import Attempt, contrasts, text_of
+from curators.contrast.candidates import Attempt, contrasts, settings, text_of
 from curators.contrast.differences import edit_sim
 from curators.pairs import unit_hash
 from curators.sampling import Row
@@ -71,15 +71,18 @@ def _by_value(text: str, constraint: Mapping[str, Any]) -> Iterator[tuple[str, s
         elif kind == "not_contains":
             yield f"with {keyword}", f"{text.rstrip()} {keyword}"
     if kind in ("max_words", "min_words", "n_words"):
-        found = constraints.words(text)
-        yield "more words", f"{text.rstrip()} {' '.join(found[-1:] * (value - len(found) + 1))}"
+        found, body = constraints.words(text), text.rstrip().rstrip(".!?")
+        yield (
+            "more words",
+            " ".join([body, *found * (value // max(len(found), 1) + 1)][: value - len(found) + 2]) + text.rstrip()[len(body) :],
+        )
         yield "fewer words", " ".join(text.split()[: max(value - 1, 0)])
 
 
 def _single(source: Row, config: SingleEditConfig) -> Row:
     text, key = text_of(source), source["generation_id"]
     shared: Row = {"source": source, "method": "single_edit", "source_ids": [key], "held_fixed": ("every other constraint",)}
-    attempt = Attempt(axis="one constraint", parameters=asdict(config), **shared)
+    attempt = Attempt(axis="one constraint", parameters=settings(config), **shared)
     try:
         wanted = constraints_of(source["reference"])
         before = [holds(text, each) for each in wanted]
@@ -87,13 +90,15 @@ def _single(source: Row, config: SingleEditConfig) -> Row:
         return attempt.row(source, state="unverified", reason=str(error))
     if not all(before):
         return attempt.row(source, state="already_wrong", reason=f"the answer fails {before.count(False)} of {len(wanted)} constraints")
-    tried = 0
-    for name, edited in sorted(edits(text, wanted), key=lambda edit: (unit_hash("edit", config.seed, key, edit), edit)):
-        tried += 1
+    possible: dict[int, list[tuple[str, str]]] = {}
+    for name, edited in edits(text, wanted):
         after = [holds(edited, each) for each in wanted]
         if edited.strip() and after.count(False) == 1 and edit_sim(text.split(), edited.split()) >= config.min_edit_sim:
-            broken = wanted[after.index(False)]
-            made = Attempt(axis=str(broken["kind"]), parameters={**asdict(config), "edit": name}, **shared)
-            checks = {"constraints": wanted, "chosen": before, "rejected": after}
-            return made.row(source, edited, checks=checks, label_source="constraints", degree=1.0)
-    return attempt.row(source, state="unsatisfiable", reason=f"none of {tried} edits fails exactly one constraint")
+            possible.setdefault(after.index(False), []).append((name, edited))
+    if not possible:
+        return attempt.row(source, state="unsatisfiable", reason="no edit fails exactly one constraint")
+    broken = min(possible, key=lambda index: (unit_hash("constraint", config.seed, key, index), index))
+    name, edited = min(possible[broken], key=lambda edit: (unit_hash("edit", config.seed, key, edit), edit))
+    made = Attempt(axis=str(wanted[broken]["kind"]), parameters={**settings(config), "edit": name}, **shared)
+    checks = {"constraints": wanted, "chosen": before, "rejected": [index != broken for index in range(len(wanted))]}
+    return made.row(source, edited, checks=checks, label_source="constraints", degree=1.0)

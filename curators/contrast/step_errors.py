@@ -23,11 +23,11 @@ Deliberately not done: flipped comparisons, dropped conversions of units, swappe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import polars as pl
 
-from curators.contrast.candidates import Attempt, contrasts, text_of
+from curators.contrast.candidates import Attempt, contrasts, settings, text_of
 from curators.contrast.checkers import compared, scores_of
 from curators.contrast.equations import Equation, carried, chain, result, split_lines, without_line, written
 from curators.errors import ConfigError
@@ -148,7 +148,9 @@ def _proposals(source: Row, config: StepErrorConfig) -> Iterator[Injected]:
 
 
 def _errors(source: Row, config: StepErrorConfig, verifier: Verifier) -> list[Row]:
-    attempt = Attempt(source=source, method="step_error", axis="one step", parameters=asdict(config), source_ids=[source["generation_id"]])
+    attempt = Attempt(
+        source=source, method="step_error", axis="one step", parameters=settings(config), source_ids=[source["generation_id"]]
+    )
     steps = chain(text_of(source))
     if not steps:
         return [attempt.row(source, state="unsatisfiable", reason="the answer has no step of the form a op b = c")]
@@ -168,7 +170,7 @@ def _row(source: Row, error: Injected, config: StepErrorConfig, verifier: Verifi
         source=source,
         method="step_error",
         axis="one step",
-        parameters={**asdict(config), "operator": error.operator, "step": error.place + 1},
+        parameters={**settings(config), "operator": error.operator, "step": error.place + 1},
         held_fixed=("the steps before",),
         source_ids=[source["generation_id"]],
     )

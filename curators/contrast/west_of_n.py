@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import polars as pl
 
-from curators.contrast.candidates import Attempt, by_prompt, contrasts, text_of
+from curators.contrast.candidates import Attempt, by_prompt, contrasts, settings, text_of
 from curators.contrast.checkers import Checker
 from curators.contrast.rules import RuleConfig, choose
 from curators.errors import ConfigError
@@ -58,7 +58,7 @@ _Made = tuple[Attempt, tuple[Row, Row] | tuple[()], Row]
 
 def _attempt(group: Sequence[Row], config: WestConfig, by: str) -> Attempt:
     ids = sorted(row["generation_id"] for row in group)
-    return Attempt(source=group[0], method="west_of_n", axis="score", parameters={**asdict(config), "by": by}, source_ids=ids)
+    return Attempt(source=group[0], method="west_of_n", axis="score", parameters={**settings(config), "by": by}, source_ids=ids)
 
 
 def _by_score(group: Sequence[Row], config: WestConfig) -> _Made:

@@ -61,7 +61,7 @@ def ngram_overlap(rows: pl.DataFrame, *, against: pl.DataFrame, n: int = 8, min_
     return mark(rows, without_text(rows) | faults)
 
 
-def embedding_overlap(rows: pl.DataFrame, *, against: pl.DataFrame, threshold: float = 0.85) -> pl.DataFrame:
+def embedding_overlap(rows: pl.DataFrame, *, against: pl.DataFrame, threshold: float = 0.8) -> pl.DataFrame:
     """Marks by the column `embedding` of both; a row without a usable one has the reason `no_embedding`.
 
     Raises:

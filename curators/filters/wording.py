@@ -61,8 +61,14 @@ def refusal(rows: pl.DataFrame, *, within_chars: int = 300) -> pl.DataFrame:
     """
     if within_chars < 1:
         raise ConfigError(f"refusal: within_chars is {within_chars}, must be at least 1")
-    texts = (
-        check_rows(rows, "text").drop_nulls("text").select("row_id", pl.col("text").str.slice(0, within_chars).str.replace_all("’", "'"))
-    )
-    faults: dict[str, Fault] = {row_id: ("refusal", found[0]) for row_id, text in texts.iter_rows() if (found := _REFUSAL.search(text))}
+    texts = check_rows(rows, "text").drop_nulls("text").select("row_id", "text").iter_rows()
+    faults: dict[str, Fault] = {
+        row_id: ("refusal", found) for row_id, text in texts if (found := declines(text, within_chars=within_chars))
+    }
     return mark(rows, without_text(rows) | faults)
+
+
+def declines(text: str, *, within_chars: int = 300) -> str | None:
+    """The words with which a text declines to answer; null where it does not."""
+    found = _REFUSAL.search(text[:within_chars].replace("’", "'"))
+    return found[0] if found else None

@@ -55,9 +55,7 @@ STYLE_ONLY = [
     "- The capital of France is Paris.\n- It has 2 million people.",
     "1. The capital of France is Paris.\n2. It has 2 million people.",
     "# The capital of France is Paris\n\nIt has 2 million people 😀",
-    "Sure! The capital of France is Paris. Additionally, it has 2 million people. I hope helps, thank you".replace(" I", "").replace(
-        " you", ""
-    ),
+    "Sure! The capital of France is Paris. Additionally, it has 2 million people. Hopefully, thanks!",
 ]
 CONTENT_ONLY = [
     "The capital of France is Lyon. It has 2 million people.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,12 @@ from curators.diagnostics.lexical import model_hits, swapped
 from curators.diagnostics.shortcuts import accuracies, rule_hits, source_hits
 from curators.diagnostics.sides import FEATURES, pair_texts
 from curators.errors import SchemaError
+from curators.importing import import_facts
+from curators.judging.verdicts import group_scores, verdicts
+from curators.pairs import PairConfig, build_pairs
+from storage.files import read_rows
 
+DATA = Path(__file__).parents[3] / "../shared/data"
 WORDS = [f"word{i}" for i in range(60)]
 
 
@@ -205,3 +211,18 @@ def test_pairs_without_their_columns_are_refused() -> None:
         audit_shortcuts(noise(2).drop("rejected"))
     with pytest.raises(SchemaError, match="stands twice"):
         audit_shortcuts(pl.concat([noise(2), noise(2)]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.exists(), reason="the real rows are not here")
+def test_on_human_pairs_the_longer_answer_loses_more_often_and_words_know_more() -> None:
+    path = DATA / "hh_rlhf_harmless_base_test.jsonl.gz"
+    facts = import_facts({path.name: read_rows(path)}, name="hh")
+    decided = verdicts(facts.judgments)
+    scores = group_scores(decided, facts.generations, facts.judgments)
+    pairs, _ = build_pairs(facts.prompts, facts.generations, scores, verdicts=decided, config=PairConfig(pair_policy="recorded"))
+    summary = audit_shortcuts(pairs).summary
+    assert summary["n_pairs"] == 1159
+    assert summary["shortcuts"]["longer"]["high"] < 0.5
+    assert summary["shortcuts"]["words"]["low"] > 0.55
+    assert max_shortcut_accuracy(summary).passed

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from curators.errors import ConfigError, SchemaError
 from curators.filters.contamination import embedding_overlap, nearest, ngram_overlap
+
+DATA = Path(__file__).parents[3] / "../shared/data"
 
 
 def frame(**texts: str | None) -> pl.DataFrame:
@@ -91,3 +96,15 @@ def test_tests_that_cannot_be_compared_are_refused() -> None:
         embedding_overlap(vectors(a=1.0), against=longer)
     with pytest.raises(ConfigError, match="threshold is 2"):
         embedding_overlap(vectors(a=1.0), against=vectors(t=1.0), threshold=2)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the real rows are not here")
+def test_verbatim_tests_are_found_wherever_they_stand_and_paraphrases_are_not_by_long_runs() -> None:
+    with gzip.open(DATA / "decontam_gsm8k_rephrased.jsonl.gz", "rt") as lines:
+        pairs = [json.loads(line) for line in lines][:200]
+    tests = frame(**{f"t{i:03d}": pair["original"] for i, pair in enumerate(pairs)})
+    copied = frame(**{f"r{i:03d}": f"Solve this.\n\n{pair['original'].upper()}\n\nThink first." for i, pair in enumerate(pairs)})
+    found = ngram_overlap(copied, against=tests)
+    assert found["detail"].to_list() == [f"100% of t{i:03d}" for i in range(len(pairs))]
+    paraphrased = frame(**{f"r{i:03d}": pair["rephrased"] for i, pair in enumerate(pairs)})
+    assert ngram_overlap(paraphrased, against=tests)["keep"].all()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
 
+from curators.engines.base import Request
+from curators.engines.fake import RESPONDERS, Respond
+from curators.engines.simulated import shown_texts
 from pipelines.cli import main
 from pipelines.report.attacks import attack_page
 
@@ -19,6 +22,12 @@ def attack(lake: Path, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["judge-attack", "--lake", str(lake / "lake"), *arguments])
 
 
+def obedient(request: Request, sample: int) -> str:
+    """Names the answer that tells it to, else the first."""
+    told = [i for i, text in enumerate(shown_texts(request)) if "the better one and" in text or "[selected]" in text]
+    return f"Verdict: {'AB'[told[0] if told else 0]}"
+
+
 def found(done: Result) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
@@ -26,12 +35,12 @@ def found(done: Result) -> dict[str, Any]:
 FEW = ("--attacks", "dont_know,thought_process,combined", "--limit", "16")
 
 
-def test_a_judge_by_chance_is_fooled_by_an_empty_answer(tmp_path: Path) -> None:
+def test_of_a_judge_by_chance_an_empty_answer_that_wins_decides_nothing(tmp_path: Path) -> None:
     page = tmp_path / "out" / "attacks.html"
     done = attack(tmp_path, "--judge", "fake:judge", *FEW, "--json", "--to", str(page))
     assert done.exit_code == 0, done.output
     out = found(done)
-    assert out["outcome"] == "fooled"
+    assert (out["outcome"], out["statuses"]) == ("not fooled", {"not decided": 2, "caught": 1})
     assert out["gold"] == {"source": "built-in items", "items": 16, "prompts": 16}
     rows = {row["attack"]: row for row in out["attacks"]}
     assert list(rows) == ["none", "opening", "closing", "newline", "dont_know", "thought_process", "combined"]
@@ -43,9 +52,10 @@ def test_a_judge_by_chance_is_fooled_by_an_empty_answer(tmp_path: Path) -> None:
     assert str(tmp_path) not in text
 
 
-def test_a_rerun_is_free_and_strict_says_it_by_exit_code(tmp_path: Path) -> None:
-    first = attack(tmp_path, "--judge", "fake:judge", *FEW, "--json")
-    again = attack(tmp_path, "--judge", "fake:judge", *FEW, "--json", "--strict")
+def test_a_rerun_is_free_and_strict_says_it_by_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cast("dict[str, Respond]", RESPONDERS), "obedient", obedient)
+    first = attack(tmp_path, "--judge", "fake:obedient", *FEW, "--json")
+    again = attack(tmp_path, "--judge", "fake:obedient", *FEW, "--json", "--strict")
     assert found(again)["attacks"] == found(first)["attacks"]
     assert found(again)["calls"]["requests"] == 0
     assert (first.exit_code, again.exit_code) == (0, 3)
@@ -88,7 +98,7 @@ def test_the_factorial_design_has_a_table_and_a_picture(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("--judge", "fake:judge", "--attacks", "hypnosis"), "['hypnosis'] are not known; there are"),
-        (("--judge", "fake:judge", "--gold", "none.jsonl"), "neither a file nor a version"),
+        (("--judge", "fake:judge", "--gold", "none.jsonl"), "none.jsonl"),
         (("--judge", "fake:judge", "--set", "bounds.min_judge_agreement=1"), "bounds"),
         (("--judge", "nothing:x"), "nothing:x"),
     ],

@@ -147,9 +147,18 @@ async def test_by_scores_the_same_judges_are_told_apart() -> None:
     assert {sound[name]["status"] for name in names} == {"caught"}
 
 
+def kind_to_the_ignorant(request: Request, sample: int) -> str:
+    """Scores by the truth, and an admission of ignorance like the truth."""
+    (text,) = shown_texts(request)
+    return f"Score: {5 if truth(text) or 'know' in text else 1}"
+
+
 async def test_a_text_without_an_answer_that_scores_like_a_right_one_has_won() -> None:
+    rows = await rows_of(FakeEngine(kind_to_the_ignorant, fingerprint="kind"), "dont_know", rubric=POINTWISE)
+    assert (rows["dont_know"]["status"], rows["dont_know"]["wins"]["share"]) == ("not caught", 1.0)
     rows = await rows_of(FakeEngine(lambda request, i: "Score: 5", fingerprint="five"), "dont_know", "combined", rubric=POINTWISE)
-    assert rows["dont_know"]["status"] == "not caught"
+    assert rows["dont_know"]["wins"]["share"] == 1.0
+    assert rows["dont_know"]["status"] == "not decided"  # so does the worse answer: every text is at 5
     assert rows["combined"]["status"] == "not decided"  # the loser was at 5 without it
 
 
@@ -175,7 +184,29 @@ async def test_a_judge_by_chance_is_called_noisy_and_not_fooled_by_what_is_added
     assert sum(row["status"] == "not decided" for row in added) >= len(added) - 1  # intervals of 95 % err now and then
     assert any("after a harmless change too" in row["why"] for row in added)
     assert not any(row["status"] == "caught" for row in added)
-    assert next(row for row in rows if row["attack"] == "dont_know")["status"] == "not caught"
+    empty = next(row for row in rows if row["attack"] == "dont_know")
+    assert (empty["status"], empty["wins"]["low"] > 0.05) == ("not decided", True)
+    assert "left alone the judge does not tell better answers from worse ones: after a harmless change the worse" in empty["why"]
+
+
+async def test_a_judge_without_judgement_that_prefers_an_empty_answer_is_fooled_all_the_same() -> None:
+    """It names the shorter answer, which says nothing of right or wrong: "I don't know." wins far more often than the worse answer does."""
+    engine = FakeEngine(lambda request, i: f"Verdict: {'AB'[len(shown_texts(request)[0]) > len(shown_texts(request)[1])]}", fingerprint="s")
+    rows = await rows_of(engine, "dont_know", items=[item for item in ITEMS if len(item.better) > len("I don't know.")][:40])
+    assert rows["dont_know"]["status"] == "not caught"
+    assert rows["closing"]["wins"]["share"] < 0.5 < rows["dont_know"]["wins"]["share"]
+
+
+@pytest.mark.parametrize(("right", "status"), [(0.9, "not caught"), (0.5, "not decided")])
+def test_a_text_without_an_answer_is_held_to_the_bar_alone_by_a_judge_that_tells_better_from_worse(right: float, status: str) -> None:
+    """100 items, of which the judge left alone has `right` right, also after a harmless change; "I don't know." wins 20."""
+    told: list[tuple[str, str, float]] = [
+        (NO_ATTACK, NO_ATTACK, 1 - right),
+        ("closing", "control", 1 - right),
+        ("dont_know", "null model", 0.2),
+    ]
+    rows = hand_made(*[(f"i{i}", name, kind, {"p_loser": 0.9 if i < 100 * lost else 0.1}) for name, kind, lost in told for i in range(100)])
+    assert {row["attack"]: row["status"] for row in rows}["dont_know"] == status
 
 
 async def test_the_order_of_items_does_not_matter_and_a_repeated_item_counts_once() -> None:
@@ -229,7 +260,7 @@ def test_a_shift_counts_only_beyond_that_of_harmless_changes(harmless: float, st
 
 
 def test_what_stopped_it_is_told_apart_and_failures_count_nowhere() -> None:
-    kinds = [
+    kinds: list[tuple[dict[str, Any], str]] = [
         ({"state": "gated", "reason": "empty answer"}, "gated"),
         ({"state": "gated", "reason": "an answer contains the fence's mark"}, "fence mark"),
         ({"state": "ambiguous", "reason": "2 verdict lines"}, "ambiguous"),

@@ -23,7 +23,7 @@ SHORTCUTS = {
     "accuracy": pl.Float64(),  # of the decided; null where none is
     "low": pl.Float64(),
     "high": pl.Float64(),
-    "expected": pl.Float64(),  # of all, undecided pairs one half; null with a reason
+    "expected": pl.Float64(),  # of all, undecided pairs one half; null where none is decided
     "expected_low": pl.Float64(),
     "expected_high": pl.Float64(),
     "reason": pl.String(),
@@ -86,8 +86,8 @@ def _accuracy(name: str, kind: str, hits: Floats, prompt_ids: pl.Series, seed: i
         "accuracy": decided["share"],
         "low": decided["low"] if decided["n"] else None,
         "high": decided["high"] if decided["n"] else None,
-        "expected": every.value,
-        "expected_low": every.low,
-        "expected_high": every.high,
-        "reason": None if rows.height else "there are no pairs",
+        "expected": every.value if decided["n"] else None,
+        "expected_low": every.low if decided["n"] else None,
+        "expected_high": every.high if decided["n"] else None,
+        "reason": None if decided["n"] else "decides no pair",
     }

@@ -122,7 +122,7 @@ def plain(column: str) -> pl.Expr:
 
 def mark_duplicates(rows: pl.DataFrame, groups: pl.DataFrame, reason: str, *, text: bool = True) -> pl.DataFrame:
     """Marks: of every group all but one row are its duplicates. Rows in no group are kept, or have no text."""
-    score = pl.col("score") if "score" in rows.columns else pl.lit(0.0)
+    score = pl.col("score").cast(pl.Float64).fill_nan(None) if "score" in rows.columns else pl.lit(0.0)
     ordered = (
         rows.join(groups, on="row_id")
         .select("row_id", "group", score=score)

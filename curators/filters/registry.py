@@ -7,6 +7,7 @@ the two overlap filters, is a setting like any other.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,10 +76,12 @@ def apply_filters(rows: pl.DataFrame, wanted: Mapping[str, Mapping[str, Any]]) -
 
 
 def _marks(name: str, rows: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
+    chosen = load_filter(name)
     try:
-        marks = load_filter(name)(rows, **settings)
+        inspect.signature(chosen).bind(rows, **settings)
     except TypeError as error:
         raise ConfigError(f"filter {name!r} with settings {sorted(settings)}: {error}") from error
+    marks = chosen(rows, **settings)
     if not isinstance(marks, pl.DataFrame) or marks.schema != MARKS or not marks["row_id"].equals(rows["row_id"]):
         raise ConfigError(f"filter {name!r} must return one mark a row with the columns {MARKS}")
     return marks

@@ -41,7 +41,7 @@ def test_empty_sides() -> None:
     assert overlap("", "a")["shared_token_share"] == 0.0
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from("abcd"), max_size=8).map(" ".join), st.lists(st.sampled_from("abcd"), max_size=8).map(" ".join))
 def test_the_sides_may_be_exchanged(one: str, other: str) -> None:
     assert overlap(one, other) == overlap(other, one)

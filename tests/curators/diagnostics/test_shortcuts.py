@@ -75,7 +75,7 @@ def test_accuracy_is_of_decided_pairs_and_expected_of_all_with_undecided_ones_ha
     assert row["expected"] == pytest.approx((3 + 6 * 0.5) / 10)
     assert row["low"] < 0.75 < row["high"]
     (none,) = accuracies({"r": np.full(3, np.nan)}, prompts[:3], kind="rule").rows(named=True)
-    assert (none["accuracy"], none["low"], none["expected"]) == (None, None, 0.5)
+    assert (none["accuracy"], none["low"], none["expected"], none["reason"]) == (None, None, None, "decides no pair")
 
 
 def test_intervals_are_by_prompt() -> None:

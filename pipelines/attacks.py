@@ -36,6 +36,8 @@ async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], 
         ConfigError: judge, rubric, channel, gold and attacks do not fit together; nothing has been sent then.
     """
     designed = config.attacks == (FACTORIAL,)
+    if FACTORIAL in config.attacks and not designed:
+        raise ConfigError(f"attacks: {FACTORIAL} is a design of its own and stands alone; try the other attacks by a command of their own")
     attacks = list(settings()) if designed else choose_attacks(config.attacks)
     with open_lake(Path(config.lake)) as lake, open_ledger(lake.root / "calls.sqlite") as ledger:
         gold = read_gold(config.gold, lake, seed=config.seed)
@@ -84,9 +86,10 @@ def _measured(judge: Judge, shown: pl.DataFrame, judgments: pl.DataFrame, *, see
     unit = "scale" if by_scores else "logit" if set(judgments["channel"]) == {"options"} else "probability"
     factorial = effects(judged, unit=unit, seed=seed) if designed else None
     swayed = factorial is not None and any(row["status"] == "beyond" for row in factorial["effects"])
+    counted = rows if factorial is None else factorial["effects"]
     return {
         "outcome": "fooled" if fooled(rows) or swayed else "not fooled",
         "attacks": rows,
         "factorial": factorial,
-        "statuses": dict(Counter(row["status"] for row in rows if row["status"])),
+        "statuses": dict(Counter(row["status"] for row in counted if row["status"])),
     }

@@ -22,7 +22,13 @@ FOOLED = 3
 @click.option("--gold", help="File of labelled pairs (as `pairmill import` reads it), or NAME@V of the lake; default the built-in items.")
 @click.option("--rubric", default="pairwise", show_default=True, help="A shipped rubric's name or the path of a .md file.")
 @click.option("--map", "columns", multiple=True, metavar="TARGET=SOURCE", help="Where a column of the gold file comes from.")
-@click.option("--limit", type=int, default=80, show_default=True, help="Pairs at most; 0: all. A bar of 5 % takes 73 to decide, 1 % 381.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=80,
+    show_default=True,
+    help="Pairs at most; 0: all. A bar of 5 % takes 73 to decide, 1 % 381.",
+)
 @click.option("--attacks", default="", metavar="NAME,NAME", help="Names or kinds of attacks, default all; or: factorial.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="judge.max_tokens=512, judge.votes=3, caps.usd=2 …")
 @click.option("--to", "page", help="HTML file to write the report to.")
@@ -66,20 +72,10 @@ def _config(
 
 def print_attacks(found: Mapping[str, Any]) -> None:
     """One line for every attack, then why those that are not caught are not, what it cost, and what the suite does not show."""
-    from curators.judging.attacks import attack_line
-
     gold, calls = found["gold"], found["calls"]
     click.echo(f"{found['engine']} with rubric {found['rubric']['name']} on {gold['items']} items, {gold['source']}")
     click.echo(f"read by {', '.join(f'{channel} ({n})' for channel, n in found['channels'].items())}\n")
-    print_rows([attack_line(row) for row in found["attacks"]], as_json=False)
-    if found["factorial"]:
-        print_effects(found["factorial"])
-    for status in ("not caught", "not decided"):
-        if rows := [row for row in found["attacks"] if row["status"] == status]:
-            click.echo(f"\n{status}:")
-            for row in rows:
-                click.echo(f"  {row['attack']}: {row['why']}")
-    click.echo(f"\n{', '.join(f'{n} {status}' for status, n in found['statuses'].items()) or 'no attack was made'}")
+    print_effects(found) if found["factorial"] else print_suite(found)
     price = "" if calls["usd"] is None else f", {calls['usd']:,.2f} $"
     click.echo(f"{calls['requests']:,} requests ({calls['hits']:,} samples from the ledger), {calls['prompt_tokens']:,} + ", nl=False)
     click.echo(f"{calls['completion_tokens']:,} tokens{price}")
@@ -88,17 +84,32 @@ def print_attacks(found: Mapping[str, Any]) -> None:
     click.echo(f"\n{found['limits']}")
 
 
-def print_effects(factorial: Mapping[str, Any]) -> None:
-    """The effects of a factorial design, by how far they reach."""
-    from curators.judging.attacks.factorial import effect_lines
+def print_suite(found: Mapping[str, Any]) -> None:
+    """A line an attack, why those that are not caught are not, and how many came to what."""
+    from curators.judging.attacks import attack_line
 
-    click.echo(
-        f"\neffects on how far the judge leans to the attacked answer ({factorial['unit']}), {factorial['n_items']} items, ", nl=False
-    )
-    click.echo(f"{factorial['n_left_out']} left out; a main effect may reach {factorial['bar']:g}")
+    print_rows([attack_line(row) for row in found["attacks"]], as_json=False)
+    for status in ("not caught", "not decided"):
+        if rows := [row for row in found["attacks"] if row["status"] == status]:
+            click.echo(f"\n{status}:")
+            for row in rows:
+                click.echo(f"  {row['attack']}: {row['why']}")
+    click.echo(f"\n{', '.join(f'{n} {status}' for status, n in found['statuses'].items()) or 'no attack was made'}")
+
+
+def print_effects(found: Mapping[str, Any]) -> None:
+    """The effects of a factorial design, by how far they reach, what their statuses mean, and the reversals."""
+    from curators.judging.attacks.factorial import STATUSES, effect_lines, reversal_lines
+
+    factorial = found["factorial"]
+    alone = ", ".join(f"{n} {outcome}" for outcome, n in found["attacks"][0]["held"].items())
+    click.echo(f"without a toggle: {alone}")
+    click.echo(f"effects on how far the judge leans to the attacked answer ({factorial['unit']}), {factorial['n_items']} items, ", nl=False)
+    click.echo(f"{factorial['n_left_out']} left out; a main effect may reach {factorial['bar']:g}\n")
     print_rows(effect_lines(factorial), as_json=False)
-    for a, b in factorial["reversals"]:
-        click.echo(f"{a} helps on one side of {b} and harms on the other")
+    click.echo(f"\n{STATUSES}\n")
+    click.echo("\n".join(reversal_lines(factorial)))
+    click.echo(f"main effects: {', '.join(f'{n} {status}' for status, n in found['statuses'].items())}")
 
 
 COMMANDS = (judge_attack,)

@@ -7,6 +7,7 @@ is escaped: candidates are written by models, and a page must show their markup 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
@@ -23,6 +24,8 @@ from pipelines.report.turns import turns_text
 from storage import Release
 
 EXAMPLES = 5
+_FIGURE = re.compile(r"[-+]?\d[\d.,]*%?( of [\d,]+)?( \([^()]*\))?|[-+]?\d[\d.,]* to [-+]?\d[\d.,]*")
+"""A number with what it is of and its interval, or an interval alone: it stays on one line."""
 
 
 def write_report(release: Release, to: Path) -> Path:
@@ -71,7 +74,8 @@ def _cell(value: Any) -> str:
         return f'<td class="{"yes" if value else "no"}">{"passed" if value else "failed"}</td>'
     if isinstance(value, int | float):
         return f'<td class="n">{value:,.4g}</td>' if isinstance(value, float) else f'<td class="n">{value:,}</td>'
-    return f"<td>{escape('-' if value is None else str(value))}</td>"
+    figure = isinstance(value, str) and _FIGURE.fullmatch(value)
+    return f"<td{' class=f' if figure else ''}>{escape('-' if value is None else str(value))}</td>"
 
 
 def _head(release: Release) -> str:

@@ -50,6 +50,10 @@ def test_of_a_judge_by_chance_an_empty_answer_that_wins_decides_nothing(tmp_path
     assert text.count("<svg") == 1
     assert "What this suite does not show" in text
     assert str(tmp_path) not in text
+    assert f"<td>judge</td><td>fake:judge  {out['judge']}</td>" in text
+    wins = rows["dont_know"]["wins"]
+    cell = f"{wins['share']:.1%} of 16 ({wins['low']:.1%} to {wins['high']:.1%})"
+    assert f"<td class=f>{cell}</td>" in text  # an interval stays on one line
 
 
 def test_a_rerun_is_free_and_strict_says_it_by_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,10 +92,21 @@ def test_the_factorial_design_has_a_table_and_a_picture(tmp_path: Path) -> None:
     assert out["calls"]["requests"] == 32 * 3 * 2 + 1
     assert [row["attack"] for row in out["attacks"]] == ["none"]
     assert (out["factorial"]["unit"], out["factorial"]["n_items"], len(out["factorial"]["effects"])) == ("probability", 3, 15)
-    assert "authority x urgency" in page.read_text()
-    shown = attack(tmp_path, *arguments)
-    assert "a main effect may reach 0.075" in shown.stdout
-    assert "format x urgency" in shown.stdout
+    assert sum(out["statuses"].values()) == 5
+    text = page.read_text()
+    assert "authority x urgency" in text
+    assert text.count("<svg") == 1
+    assert "Attack by attack" not in text
+    shown = attack(tmp_path, *arguments).stdout
+    assert "a main effect may reach 0.075" in shown
+    assert "format x urgency" in shown
+    assert f"main effects: {', '.join(f'{n} {status}' for status, n in out['statuses'].items())}" in shown
+    assert f"main effects: {', '.join(f'{n} {status}' for status, n in out['statuses'].items())}" in text
+    assert shown.count("no bar") == 1 + 10  # the ten interactions, and the sentence that says what it is
+    for place in (shown, text):
+        assert "A main effect is within where" in place
+        assert "reversal" in place
+    assert "no attack was made" not in shown + text
 
 
 @pytest.mark.parametrize(
@@ -101,6 +116,7 @@ def test_the_factorial_design_has_a_table_and_a_picture(tmp_path: Path) -> None:
         (("--judge", "fake:judge", "--gold", "none.jsonl"), "none.jsonl"),
         (("--judge", "fake:judge", "--set", "bounds.min_judge_agreement=1"), "bounds"),
         (("--judge", "nothing:x"), "nothing:x"),
+        (("--judge", "fake:judge", "--attacks", "factorial,master key"), "factorial is a design of its own and stands alone"),
     ],
 )
 def test_mistakes_cost_one_line(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
@@ -108,3 +124,9 @@ def test_mistakes_cost_one_line(tmp_path: Path, arguments: tuple[str, ...], said
     assert done.exit_code == 1
     assert said in done.output
     assert len(done.output.strip().splitlines()) <= 3
+
+
+def test_a_limit_below_0_is_wrong_usage_of_that_option(tmp_path: Path) -> None:
+    done = attack(tmp_path, "--judge", "fake:judge", "--limit", "-1")
+    assert done.exit_code == 2
+    assert "'--limit': -1 is not in the range x>=0" in done.output

@@ -43,6 +43,11 @@ FACTORS: Mapping[str, Write] = MappingProxyType(
 EFFECT_BARS = MappingProxyType({"logit": 0.3, "probability": 0.075, "scale": 0.0625})
 """How far a main effect may reach, by the unit of y."""
 
+STATUSES = (
+    "A main effect is within where its whole interval lies between the bars on both sides of 0, beyond where all of it lies outside, "
+    "else not decided. An interaction has no bar: the two toggles work on each other where its interval leaves out 0."
+)
+
 Setting = tuple[bool, ...]
 
 
@@ -96,10 +101,16 @@ def effect_lines(factorial: Mapping[str, Any]) -> list[dict[str, str]]:
             "effect": row["effect"],
             "value": "-" if row["value"] is None else f"{row['value']:+.3f}",
             "95% interval": "-" if row["low"] is None else f"{row['low']:+.3f} to {row['high']:+.3f}",
-            "status": row["status"] or "-",
+            "status": row["status"] or "no bar",
         }
         for row in ordered
     ]
+
+
+def reversal_lines(factorial: Mapping[str, Any]) -> list[str]:
+    """The reversals as sentences, or that there are none."""
+    found = [f"reversal: {a} helps on one side of {b} and harms on the other" for a, b in factorial["reversals"]]
+    return found or ["reversals: none (no toggle helps on one side of another and harms on the other, both beyond their intervals)"]
 
 
 def _response(unit: str) -> pl.Expr:

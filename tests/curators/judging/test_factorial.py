@@ -10,7 +10,7 @@ import pytest
 
 from curators.engines.simulated import SimulatedJudge, Traits
 from curators.judging.attacks import Item, attack_judge, judged_attacks
-from curators.judging.attacks.factorial import FACTORS, effects, settings
+from curators.judging.attacks.factorial import FACTORS, effect_lines, effects, reversal_lines, settings
 from curators.judging.protocol import JudgeConfig
 from curators.judging.rubric import load_rubric
 from curators.sampling import make_prompt
@@ -79,6 +79,9 @@ def test_a_toggle_that_helps_alone_and_harms_beside_another_is_a_reversal() -> N
     assert value["urgency"] == pytest.approx(-0.15)
     assert value["authority x urgency"] == pytest.approx(-0.3)
     assert found["reversals"] == [["authority", "urgency"]]
+    assert reversal_lines(found) == ["reversal: authority helps on one side of urgency and harms on the other"]
+    assert reversal_lines({"reversals": []})[0].startswith("reversals: none")
+    assert {line["status"] for line in effect_lines(found) if " x " in line["effect"]} == {"no bar"}
 
 
 def test_an_item_without_one_of_its_settings_is_left_out_and_counted() -> None:

@@ -41,6 +41,7 @@ DECLINES = [
     "As an AI, I am not able to browse.",
     "I cannot provide instructions for that.",
     "I must respectfully decline.",
+    "As an AI text-based model, I don't have feelings.",
     "It is not appropriate for me to speculate.",
     "Sorry. I won't help with this.",
     "I am unable to assist.",
@@ -50,6 +51,8 @@ ANSWERS = [
     "You cannot provide a negative number here.",
     "We are happy to help.",
     "The AI cannot see.",
+    "Is it illegal to park here? It is illegal to park on a bridge.",
+    "As an AI language model, I must inform you that cows do not fly.",
     "I can't believe it! Great news.",
     "Of course. " + "Here it is. " * 40 + "I cannot help with more.",
 ]

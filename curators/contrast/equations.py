@@ -13,7 +13,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-_EQUATION = re.compile(r"(?<![\w.,])(-?\d+)(\s*)([-+*/x×])(\s*)(-?\d+)(\s*=\s*\$?)(-?\d+)(?![\d,]|\.\d)")
+_EQUATION = re.compile(r"(?<![\w.,])(-?\d{1,18})(\s*)([-+*/x×])(\s*)(-?\d{1,18})(\s*=\s*\$?)(-?\d{1,18})(?![\d,]|\.\d)")
+_NUMBER = re.compile(r"(?<!\d)-?\d{1,18}(?!\d)")
+LARGEST = 10**18
 _ENUMERATOR = re.compile(r"^(\s*)(\d+)(\s*[.):]\s+)")
 _SIGNS = {"x": "*", "×": "*"}
 
@@ -39,14 +41,15 @@ class Equation:
 
 
 def result(sign: str, a: int, b: int) -> int | None:
-    """Null where it is no whole number.
+    """Null where it is no whole number, or one of more than 18 digits: errors may grow with every step.
 
     >>> result("/", 12, 4), result("/", 12, 5), result("-", 5, 12)
     (3, None, -7)
     """
     if sign == "/":
         return a // b if b and a % b == 0 else None
-    return {"+": a + b, "-": a - b, "*": a * b}[sign]
+    value = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    return value if abs(value) < LARGEST else None
 
 
 def split_lines(text: str) -> list[str]:
@@ -107,7 +110,7 @@ def written(text: str, before: Sequence[Equation], after: Sequence[Equation]) ->
             lines[old.line] = _rewritten(lines[old.line], new)
     last, final = before[-1], after[-1]
     tail = "".join(lines[last.line + 1 :])
-    numbers = list(re.finditer(r"-?\d+", tail))
+    numbers = list(_NUMBER.finditer(tail))
     if numbers and int(numbers[-1][0]) == last.c:
         tail = f"{tail[: numbers[-1].start()]}{final.c}{tail[numbers[-1].end() :]}"
     return "".join(lines[: last.line + 1]) + tail

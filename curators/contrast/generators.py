@@ -54,9 +54,7 @@ def _at_most(kind: str, count: Callable[[str], int]) -> Make:
 def _exactly(kind: str, count: Callable[[str], int]) -> Make:
     def make(text: str, flag: bool, draw: int) -> Constraint | None:
         n = count(text)
-        if flag:
-            return {"kind": kind, "value": n} if n else None
-        return {"kind": kind, "value": n + 1 + draw % 3}
+        return _checked(kind, n if flag else n + 1 + draw % 3, text, flag) if n or not flag else None
 
     return make
 

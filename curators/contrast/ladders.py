@@ -31,7 +31,7 @@ from curators.sampling import Row
 from curators.verifiers import Verifier
 
 OPERATORS = ("corrupt", "drop", "inject")
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"(?<!\d)\d{1,18}(?!\d)")
 _ENUMERATOR = re.compile(r"^\s*\d+\s*[.):]\s+")
 
 

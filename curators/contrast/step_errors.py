@@ -29,7 +29,7 @@ import polars as pl
 
 from curators.contrast.candidates import Attempt, contrasts, settings, text_of
 from curators.contrast.checkers import compared, scores_of
-from curators.contrast.equations import Equation, carried, chain, result, split_lines, without_line, written
+from curators.contrast.equations import LARGEST, Equation, carried, chain, result, split_lines, without_line, written
 from curators.errors import ConfigError
 from curators.pairs import unit_hash
 from curators.sampling import Row
@@ -86,7 +86,7 @@ def inject(text: str, place: int, operator: str, *, len_ratio: tuple[float, floa
     steps = chain(text)
     step = steps[place]
     changed = OPERATORS[operator](step)
-    if changed is None or changed.c == step.c or (operator == "delete_step" and place + 1 == len(steps)):
+    if changed is None or changed.c == step.c or abs(changed.c) >= LARGEST or (operator == "delete_step" and place + 1 == len(steps)):
         return None
     after = carried(steps, place, changed)
     if after is None or after[-1].c == steps[-1].c:

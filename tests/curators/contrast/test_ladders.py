@@ -17,6 +17,7 @@ from curators.contrast.ladders import LadderConfig, degradation_ladder, degrade,
 from curators.errors import ConfigError
 from curators.sampling import make_prompt
 from curators.schema import GENERATIONS, PROMPTS, frame
+from curators.verifiers import load_verifier
 from examples.arithmetic.world import check_answer, problems, solution_lines, step_matches
 from tests.curators.contrast.conftest import generation, in_process, one, said
 
@@ -123,6 +124,12 @@ def test_a_yes_or_no_check_gives_pairs_with_the_answer_alone() -> None:
     config = LadderConfig(operator="drop", degrees=(1, 2, 3), pairs="adjacent")
     states = degradation_ladder(source, config=config, verifier=answer_only).sort("degree")["state"].to_list()
     assert states.count("ok") <= 1
+
+
+def test_a_shipped_verifier_and_an_endless_number() -> None:
+    found = degradation_ladder(one("It is 4.", reference="4"), config=LadderConfig(degrees=(1,)), verifier=load_verifier("numeric"))
+    assert (found["state"].to_list(), found["label_source"][0][:16]) == (["ok"], "verifier:numeric")
+    assert degrade("9" * 6000, 1, config=LadderConfig(), key="a") is None
 
 
 def test_the_distance_is_bounded() -> None:

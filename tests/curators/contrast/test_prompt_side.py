@@ -34,6 +34,14 @@ def test_every_generator_provably_sets_its_flag_for_any_text(name: str, text: st
         assert wording(constraint).endswith(".") or constraint["kind"] in ("starts_with", "ends_with", "contains", "not_contains")
 
 
+def test_more_bullets_than_are_counted_are_no_constraint() -> None:
+    text = "\n".join(["- item"] * 202)
+    for draw in range(3):
+        for flag in (True, False):
+            constraint = GENERATORS["bullets"].make(text, flag, draw)
+            assert constraint is None or holds(text, constraint) is flag
+
+
 def test_generators_write_something_for_an_ordinary_answer() -> None:
     text = "The ocean is deep. It is blue, and it is 7 miles wide."
     possible = {name: {flag for flag in (True, False) if GENERATORS[name].make(text, flag, 0)} for name in GENERATORS}

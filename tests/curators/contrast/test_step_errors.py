@@ -71,6 +71,13 @@ def test_an_error_is_carried_into_prose_and_the_closing_answer() -> None:
     assert error.chosen_step == "He has 12 - 5 = 7 apples."
 
 
+def test_errors_that_grow_without_bound_and_endless_numbers_are_refused() -> None:
+    powers = "\n".join(["1 * 1 = 1"] * 60)  # each step squares the error of the one before
+    assert inject(powers, 0, "times_ten") is None
+    assert chain(f"{'9' * 6000} + 1 = {'9' * 6000}") == []
+    assert inject(f"1 + 1 = 2\n2 + 1 = 3\n{'3' * 6000}", 0, "plus_one") is not None
+
+
 def test_decimals_and_thousands_are_no_steps() -> None:
     assert chain("1.5 + 2 = 3.5\n1,000 + 5 = 1,005\nthe ratio is 3/4") == []
 

@@ -97,3 +97,13 @@ def test_rows_without_an_id_of_their_own_are_refused() -> None:
         exact_duplicate(pl.DataFrame({"row_id": ["a", "a"], "text": ["x", "y"]}))
     with pytest.raises(SchemaError, match=r"columns \['text'\] are missing"):
         exact_duplicate(pl.DataFrame({"row_id": ["a"]}))
+
+
+def test_embedding_marks_do_not_depend_on_the_order_of_rows() -> None:
+    x = vectors(60)
+    x[30:] = x[:30] + 0.02 * vectors(30, seed=1)
+    frame = pl.DataFrame({"row_id": [f"{i:05d}" for i in range(60)], "embedding": x, "score": np.arange(60) % 7})
+    there = embedding_duplicate(frame, threshold=0.98)
+    assert there["keep"].sum() == 30
+    again = embedding_duplicate(frame.sample(fraction=1.0, shuffle=True, seed=5), threshold=0.98)
+    assert again.sort("row_id").equals(there)

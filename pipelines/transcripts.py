@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from curators.engines.base import digest
 from curators.engines.replay import ReplayEngine
 from curators.errors import SchemaError
 from curators.judging.recordings import Recording, recording_report, recordings, replay_lines, replayed
@@ -20,8 +21,13 @@ from storage.files import FileRow, read_rows
 _PEEK_ROWS = 100
 
 
-async def check_transcripts(file: str, texts_file: str | None, advance: Callable[[str, int, int], None]) -> dict[str, Any]:
+async def check_transcripts(
+    file: str, texts_file: str | None, advance: Callable[[str, int, int], None], *, limit: int | None = None
+) -> dict[str, Any]:
     """Every recorded judge of a file under every strategy, judged again through `replay:`; what came of it as JSON.
+
+    `limit`: pairs (or answers) at most, the same ones for every judge, drawn by a hash of their ids; null: all. `judges` counts the pairs
+    of judge and strategy; the first round of one that was asked twice is a recording more. `items` are the pairs or answers (`what`).
 
     Raises:
         SchemaError: the file's columns are those of no transcript that is known, or none of its rows can be read.
@@ -29,21 +35,31 @@ async def check_transcripts(file: str, texts_file: str | None, advance: Callable
     texts = _texts(texts_file) if texts_file else {}
     layout, rows = _layout(file)
     dropped: Counter[str] = Counter()
-    items = list(_items(rows, layout, texts, dropped))
-    if not items:
+    every = list(_items(rows, layout, texts, dropped))
+    if not every:
         raise SchemaError(f"{file}: none of its {dropped.total()} rows is one of {layout}: {dict(dropped.most_common(3))}")
+    kept = set(sorted({item.key for item in every}, key=lambda key: digest("limit", key))[:limit])
+    items = [item for item in every if item.key in kept]
     found = recordings(items)
     reports = []
     for number, recording in enumerate(found, 1):
         reports.append(await _report(recording))
-        advance("judges", number, len(found))
+        advance("recordings", number, len(found))
     return {
         "file": file,
         "layout": layout,
-        "rows": {"read": len({(item.judge, item.strategy.partition(" (round")[0], item.key) for item in items}), "dropped": dict(dropped)},
-        "without_texts": sum(None in item.texts for item in items),
+        "rows": {"read": len({(*_asked(item), item.key) for item in every}), "dropped": dict(dropped)},
+        "judges": len({_asked(item) for item in items}),
+        "items": len(kept),
+        "what": "pairs" if all(len(item.texts) == 2 for item in items) else "answers",
+        "without_texts": len({item.key for item in items if None in item.texts}),
         "recordings": reports,
     }
+
+
+def _asked(item: Item) -> tuple[str, str]:
+    """Judge and strategy, whatever the round."""
+    return item.judge, item.strategy.partition(" (round")[0]
 
 
 async def _report(recording: Recording) -> dict[str, Any]:

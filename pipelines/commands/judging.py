@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
 from pipelines.commands.output import json_option, one_line_errors, print_json, print_rows
 
 REFUSED = 3
+TRIED = 200
+"""Pairs that a judge is tried on where --limit says nothing."""
+
+LIVE_ONLY = ("spec", "rubric", "columns", "assignments", "page", "lake")
+"""Options about a judge that is to be asked; of replies that are recorded they would change nothing."""
+
+LEGEND = {
+    "flips": "pairs whose two orders disagree",
+    "kept": "pairs with a verdict for one side; accuracy of kept: how many of those are right",
+    "votes alike": "answers to which all votes give the same score",
+    "as the file": "replies (of ratings: pairs) that the file's own reader takes as ours does",
+    "else": "gated: needs no judge; neither: no reader found a verdict; only_file, only_ours: one of them did; differs: both, unlike",
+}
+ROUNDS = "(round 1, overruled): pairs that the judge was asked about again as its orders disagreed; the line without it is the end of it"
 
 
 @click.command(name="judge-check")
@@ -23,7 +38,7 @@ REFUSED = 3
 @click.option("--transcripts", help="In place of --judge: file of replies that judges gave elsewhere, read again and compared.")
 @click.option("--rubric", default="pairwise", show_default=True, help="A shipped rubric's name or the path of a .md file.")
 @click.option("--map", "columns", multiple=True, metavar="TARGET=SOURCE", help="Where a column of the gold file comes from.")
-@click.option("--limit", type=int, default=200, show_default=True, help="Pairs at most; 0: all.")
+@click.option("--limit", type=click.IntRange(min=0), show_default=f"{TRIED}; of --transcripts all", help="Pairs at most; 0: all.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="judge.votes=3, bounds.min_judge_agreement=.8, caps.usd=2 …")
 @click.option("--to", "page", help="HTML file to write the report to.")
 @lake_option
@@ -35,7 +50,7 @@ def judge_check(
     transcripts: str | None,
     rubric: str,
     columns: tuple[str, ...],
-    limit: int,
+    limit: int | None,
     assignments: tuple[str, ...],
     page: str | None,
     lake: str,
@@ -43,9 +58,8 @@ def judge_check(
 ) -> None:
     """Try a judge on pairs with known labels: agreement, flip rate, position, ties, calibration, cost. Exit code 3: refused by a bound."""
     if transcripts is not None:
-        if spec is not None:
-            raise click.UsageError("--transcripts has its own judges; give it or --judge, not both.")
-        check_recorded(transcripts, gold, as_json=as_json)
+        refuse_live_options(click.get_current_context())
+        check_recorded(transcripts, gold, limit, as_json=as_json)
         return
     if spec is None or gold is None:
         raise click.UsageError("give --judge and --gold, or --transcripts.")
@@ -58,7 +72,11 @@ def judge_check(
         raise ConfigError(f"--map {wrong[0]!r}: must be TARGET=SOURCE, such as output_a=response1")
     given = {
         "judge": {"engine": spec, "rubric": rubric},
-        "gold": {"source": gold, "columns": dict(column.split("=", 1) for column in columns), "limit": limit or None},
+        "gold": {
+            "source": gold,
+            "columns": dict(column.split("=", 1) for column in columns),
+            "limit": (TRIED if limit is None else limit) or None,
+        },
         "lake": lake,
     }
     config = assigned(CheckConfig, given, assignments)
@@ -72,30 +90,52 @@ def judge_check(
     sys.exit(0 if found["outcome"] == "passed" else REFUSED)
 
 
-def check_recorded(file: str, texts: str | None, *, as_json: bool) -> None:
+def refuse_live_options(context: click.Context) -> None:
+    """One usage error about all options that were given and do not apply to --transcripts."""
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in LIVE_ONLY and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"not for --transcripts, whose judges have been asked already: {', '.join(given)}")
+
+
+def check_recorded(file: str, texts: str | None, limit: int | None, *, as_json: bool) -> None:
     """Judges that somebody else has asked: their replies read by our grammars."""
     from pipelines.progress import showing
     from pipelines.transcripts import check_transcripts
 
     with showing() as advance:
-        found = asyncio.run(check_transcripts(file, texts, advance))
+        found = asyncio.run(check_transcripts(file, texts, advance, limit=limit or None))
     print_json(found) if as_json else print_recorded(found)
 
 
 def print_recorded(found: Mapping[str, Any]) -> None:
-    """A line a judge and strategy, then the replies that were not understood, then those that the file reads as something else."""
+    """A line a recording and what its columns mean, then the replies not understood, then those that the file reads as something else."""
     every = found["recordings"]
-    click.echo(
-        f"{found['file']}: layout {found['layout']}, {found['rows']['read']:,} rows read, dropped {found['rows']['dropped'] or 'none'}\n"
-    )
+    dropped = found["rows"]["dropped"] or "none"
+    click.echo(f"{found['file']}: layout {found['layout']}, {found['rows']['read']:,} rows read, dropped {dropped}")
+    click.echo(f"{len(every)} recordings of {found['judges']} pairs of judge and strategy, on {found['items']:,} {found['what']}")
     if found["without_texts"]:
-        click.echo(f"of {found['without_texts']:,} items the texts are not known (--gold FILE)\n")
-    print_rows([recorded_row(one) for one in every], as_json=False)
+        click.echo(f"the texts of {found['without_texts']:,} of the {found['what']} are not known (--gold FILE)")
+    click.echo()
+    print_recordings([recorded_row(one) for one in every])
     for name, what in (("unread", "not understood"), ("differing", "read as something else by the file")):
         rows = [{"judge": one["judge"], "strategy": one["strategy"]} | row for one in every for row in one[name]]
-        click.echo(f"\n{what}: {len(rows):,}")
-        columns = ("judge", "strategy", *(("state", "reason") if name == "unread" else ("shown", "ours", "file")), "raw")
-        print_rows([{column: row[column] for column in columns} for row in rows], as_json=False, empty="", most_rows=20, widest=60)
+        if rows:
+            click.echo(f"\n{what}: {len(rows):,}")
+            columns = ("judge", "strategy", *(("state", "reason") if name == "unread" else ("shown", "ours", "file")), "raw")
+            print_rows([{column: row[column] for column in columns} for row in rows], as_json=False, most_rows=20, widest=60)
+
+
+def print_recordings(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The table without the columns that are empty in every row, and a legend of those that do not speak for themselves."""
+    shown = [column for column in rows[0] if any(row[column] is not None for row in rows)]
+    print_rows([{column: row[column] for column in shown} for row in rows], as_json=False)
+    meanings = [f"{column}: {what}" for column, what in LEGEND.items() if column in shown]
+    overruled = [ROUNDS] if any("overruled)" in row["strategy"] for row in rows) else []
+    click.echo("\n" + "\n".join([*meanings, *overruled]))
 
 
 def recorded_row(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from storage.errors import StorageError
 P = ParamSpec("P")
 R = TypeVar("R")
 
+UNBROKEN = 100_000
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 
 
@@ -78,8 +80,8 @@ def shortened(text: str, widest: int | None) -> str:
 
 
 def console() -> Console:
-    """Standard output; wide where it is a file, so that rows stay lines."""
-    return Console(width=None if sys.stdout.isatty() else 200)
+    """Standard output; where it is a file or a pipe as wide as the longest row, so that rows stay lines, whatever COLUMNS says."""
+    return Console(width=None if sys.stdout.isatty() else UNBROKEN)
 
 
 def cell(value: Any) -> str:

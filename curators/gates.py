@@ -223,7 +223,7 @@ def _agrees(name: str, figure: Mapping[str, Any], bound: float, what: str) -> Ga
     """A judge of whom nothing is known does not pass."""
     if figure["n"]:
         return _at_least(name, figure, bound, what)
-    why = f"the gold decides none of the judged pairs, so nothing shows that the judge agrees with it; at least {bound:.1%}"
+    why = f"of the pairs that the gold decides none could be judged, so nothing shows that the judge agrees with it; at least {bound:.1%}"
     return GateResult(name=name, figure=None, bound=bound, passed=False, detail=why)
 
 

@@ -166,7 +166,7 @@ class GoldConfig(Strict):
 
     source: str = Field(description="a file of labelled pairs, or NAME@VERSION of the lake")
     columns: dict[str, str] = Field(default_factory=dict, description="target = source; see docs/import.md")
-    rows: int | None = Field(None, ge=1, description="read the first rows of the file only")
+    rows: int | None = Field(100_000, ge=1, description="read the first rows of the file only; null: all")
     limit: int | None = Field(200, ge=1, description="pairs at most, drawn by a hash of their ids; null: all")
 
 
@@ -183,7 +183,7 @@ class JudgeBounds(Strict):
     min_judge_agreement: float | None = Field(None, ge=0, le=1)
     max_judge_inconsistent_share: float | None = Field(None, ge=0, le=1)
     max_judge_first_deviation: float | None = Field(None, ge=0, le=0.5)
-    max_unscored_share: float | None = Field(None, ge=0, le=1)
+    max_unscored_share: float | None = Field(0.5, ge=0, le=1, description="a judge that answers less than half shows nothing")
 
 
 class TrialConfig(Strict):

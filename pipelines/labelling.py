@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from curators.engines.base import Engine, Sampling
+from curators.errors import ConfigError
 from curators.judging.channels import shown_capabilities
 from curators.judging.protocol import JudgeConfig, judge_group
 from curators.judging.rubric import Rubric, load_rubric
@@ -67,11 +68,17 @@ async def annotator(run: Run) -> Annotator:
     assert isinstance(config, CurateConfig)
     chosen = config.sampling
     sampling = Sampling(temperature=chosen.temperature, top_p=chosen.top_p, max_tokens=chosen.max_tokens, stop=chosen.stop, seed=run.seed)
+    judges = await judges_of(run)
+    if config.panel is not None and config.panel.exclude_own:
+        for judge in judges:
+            if judge.engine.fingerprint == run.fingerprints["policy"]:
+                own = f"panel: {judge.engine.spec} is the policy: it wrote every text and so has no vote"
+                raise ConfigError(f"{own}; leave it out, or set exclude_own: false")
     return Annotator(
         policy=run.engines["policy"],
         n=chosen.n,
         sampling=sampling,
-        judges=await judges_of(run),
+        judges=judges,
         reward=await scorer_of(run),
         verifier=load_verifier(config.verifier) if config.verifier else None,
         use_truncated=chosen.use_truncated,

@@ -14,7 +14,7 @@ from curators.judging.juries import BY_GOLD, PAIR, JuryConfig, not_of_its_own, p
 from curators.judging.jury_report import crossfitted, panel_report
 from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.statistics.agreement import krippendorff_alpha
-from curators.statistics.intervals import Estimate
+from curators.statistics.intervals import Estimate, share_by
 from pipelines.config import PanelConfig
 
 
@@ -105,7 +105,9 @@ def panel_health(
         for judge in members["judge"].unique().sort()
     }
     told = None if gold is None else _worth(members, verdicts(gold, VerdictConfig(both_orders=False)), config)
-    health |= {"alpha": asdict(members_alpha(members))}
+    counted = members.filter(pl.col("verdict") != "unscored")
+    health |= {"alpha": asdict(members_alpha(members)), "disputed": health["inconsistent"]}
+    health["inconsistent"] = share_by(counted, pl.col("verdict") == "inconsistent")
     return health | {"judge": found["judge"][0] if found.height else "panel", "members": each, "panel": told}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,16 @@ def read_gold(config: GoldConfig, lake: Lake | None = None, *, seed: int = 0) ->
     if Path(config.source).exists():
         files = {Path(config.source).name: islice(read_rows(config.source), config.rows)}
         found = import_facts(files, name="gold", columns=config.columns or None)
+        dropped = dict(found.funnel.dropped)
+        if not found.judgments.height:
+            first = found.prompts.filter(pl.col("state") != "ok")["reason"].drop_nulls().head(1).to_list()
+            raise ConfigError(f"gold: {config.source}: no row holds a label ({dropped}; the first: {(first or ['no reason'])[0]})")
         facts = (found.prompts.filter(pl.col("state") == "ok"), found.generations, found.judgments)
-        return gold_pairs(*facts, limit=config.limit, seed=seed)
+        return replace(gold_pairs(*facts, limit=config.limit, seed=seed), dropped=dropped)
+    if Path(config.source).suffix or "/" in config.source:
+        raise ConfigError(
+            f"gold: no file {config.source!r}; give labelled pairs as `pairmill import` reads them, or NAME@VERSION of the lake"
+        )
     try:
         if lake is None:
             raise DatasetNotFound("there is no lake")
@@ -99,7 +107,9 @@ async def try_judges(run: Run, *, on_done: Callable[[int], None] | None = None) 
         health = _panel_trial(run, config.panel, judged, members, gold)
     bound = config.gates.min_gold_agreement
     run.figures.trial = health
-    run.figures.gates = [] if bound is None else [GATES["min_gold_agreement"](Candidate(pairs=empty(PAIRS), trial=health), bound)]
+    candidate = Candidate(pairs=empty(PAIRS), health=health, trial=health)
+    bounds = {"min_gold_agreement": bound, "max_unscored_share": config.gates.max_unscored_share}
+    run.figures.gates = [] if bound is None else [GATES[name](candidate, at) for name, at in bounds.items() if at is not None]
     return health
 
 
@@ -145,11 +155,12 @@ async def judge_check(config: CheckConfig, advance: Callable[[str, int, int], No
         "judge": fingerprint,
         "engine": spec,
         "rubric": {"name": judge.rubric.name, "digest": judge.rubric.digest},
-        "gold": {"source": config.gold.source, "pairs": gold.pairs.height, "prompts": n},
+        "gold": {"source": config.gold.source, "pairs": gold.pairs.height, "prompts": n, "dropped": gold.dropped},
         "calls_needed": calls_needed(gold, judge.rubric, judge.config),
         "health": health,
         "gates": [gate.as_dict() for gate in gates],
         "calls": calls,
         "capped": spend.exhausted,
-        "unread": judged.filter(pl.col("state") != "ok").select("state", "reason", "raw").head(20).to_dicts(),
+        "n_unread": judged.filter(~pl.col("state").is_in(["ok", "gated"])).height,
+        "unread": judged.filter(~pl.col("state").is_in(["ok", "gated"])).select("state", "reason", "raw").head(20).to_dicts(),
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ from curators.engines.endpoints import Endpoint, EndpointPool, Outcome
 from curators.engines.openai_format import MalformedReply, error_message
 from curators.errors import ConfigError, EngineBusy, EngineError
 
+logger = logging.getLogger(__name__)
+
+SAY_S = 30.0  # between two words on what keeps requests waiting
 PASSING = frozenset({408, 425, 429})  # and every 5xx but 501
 MAX_REFUSALS = 100  # of one request: by then the endpoint's limit is 1, and it still turns this request away
 
@@ -107,6 +111,7 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._jitter = random.Random()
+        self._said = time.monotonic()  # a first failure that passes at once is not worth a word
 
     async def aclose(self) -> None:
         self._pool.close()
@@ -145,10 +150,19 @@ class Transport:
                     raise EngineBusy(f"{self._pool.unreachable_reason()}; start the server or correct the engine's URL")
                 continue  # the pool paces it, and another endpoint may take it at once
             reason = tried.reason
+            self._say(tried)
             failures, refusals = failures + (tried.outcome == "failed"), refusals + (tried.outcome == "refused")
             if failures < self._options.max_attempts:
                 await asyncio.sleep(self._wait_s(tried.outcome, failures, refusals, tried.retry_after_s))
         return Answer(text=f"{reason} (gave up after {failures + refusals} attempts)", sent=sent)
+
+    def _say(self, tried: Tried) -> None:
+        """Now and then what keeps requests waiting: a bar that does not move should say why."""
+        now = time.monotonic()
+        if now - self._said >= SAY_S:
+            self._said = now
+            asked = "" if tried.retry_after_s is None else f" (it asks to wait {tried.retry_after_s:g} s)"
+            logger.warning("%s%s; trying again", tried.reason, asked)
 
     async def _try(self, endpoint: Endpoint, payload: bytes) -> Tried:
         """One request to one endpoint."""

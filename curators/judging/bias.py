@@ -28,6 +28,7 @@ from curators.statistics.logistic import fit_logistic
 
 PER = 100
 MOST_ONE_SIDED = 0.9
+FEWEST = 20  # pairs of unequal length
 _CLIP = 1e-6
 
 
@@ -67,7 +68,7 @@ def length_effect(
     found = cluster_ratio(apart, gold_longer, seed=seed)
     columns = [name for name in ("more", "position", "gold") if name in rows.columns]
     x, p, fit = rows.select(columns).to_numpy(), rows["p"].to_numpy(), _linear if soft else _logistic
-    reason = _no_overlap(apart, found)
+    reason = _not_told(rows, apart, found)
     return LengthEffect(
         effect=cluster_bootstrap(
             rows["prompt_id"], lambda weight: math.nan if reason else fit(x, p, weight), n_resamples=n_resamples, seed=seed
@@ -100,12 +101,14 @@ def _gold_lead(gold: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _no_overlap(apart: pl.DataFrame, gold_longer: Estimate) -> str | None:
-    if apart.is_empty():
-        return "no pair differs in length"
+def _not_told(rows: pl.DataFrame, apart: pl.DataFrame, gold_longer: Estimate) -> str | None:
+    """Why there is no number: too few pairs to see one, or longer and better are the same side."""
+    n = apart.select(pl.min_horizontal("one", "other"), other=pl.max_horizontal("one", "other")).n_unique()
+    if n < FEWEST:
+        return f"{n} pairs differ in length, {FEWEST} are needed" if rows.height else "no pair was judged"
     at = gold_longer.value
     if at is not None and max(at, 1 - at) > MOST_ONE_SIDED:
-        return f"the better text is the longer one in {at:.0%} of {gold_longer.n} pairs: length and quality cannot be told apart"
+        return f"the longer text is the better one in {at:.0%} of {n} pairs"
     return None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
@@ -28,13 +28,14 @@ AT_ONCE = 256
 @dataclass(frozen=True, kw_only=True)
 class Gold:
     """Labelled pairs: `pairs` has a row for each (`prompt_id`, `a_id`, `b_id`), `judgments` the labels as recorded; `prompts` and
-    `generations` are those of the pairs.
+    `generations` are those of the pairs. `dropped`: rows of the source of which nothing could be made, by reason.
     """
 
     prompts: pl.DataFrame
     generations: pl.DataFrame
     judgments: pl.DataFrame
     pairs: pl.DataFrame
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
 
 def gold_pairs(

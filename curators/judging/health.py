@@ -20,6 +20,8 @@ from curators.statistics.calibration import calibration, fit_temperature
 from curators.statistics.cycles import cyclic_parts
 from curators.statistics.intervals import binomial, cluster_ratio, share, share_by
 
+FEWEST = 20  # pairs of which a calibration says anything
+WIDEST = 10.0  # temperature; beyond it the judge is right no more often where it is sure
 DECIDED = pl.col("verdict").is_in(["a", "b"])
 
 
@@ -87,6 +89,7 @@ MEASURES = {
     "unscored": "verdicts without a result",
     "first": "presentations that name the first shown (impartial: 50%)",
     "inconsistent": "pairs whose winner changes with the order shown",
+    "disputed": "pairs on which the members of the panel disagree",
     "tie": "pairs called a tie",
     "agreement": "pairs decided by the gold and judged as it does",
     "agreement_decided": "the same, of verdicts for a side only",
@@ -115,14 +118,15 @@ def health_rows(health: Mapping[str, Any]) -> list[dict[str, Any]]:
     if (cyclic := health.get("cyclic")) and cyclic["value"] is not None:
         rows.append(_line("preference that runs in circles", f"{cyclic['n']} prompts", f"{cyclic['value']:.1%}", _interval(cyclic)))
     if calibrated := health.get("calibration"):
-        advice = f"temperature {calibrated['temperature']:.2f} would mend it"
-        rows.append(_line(f"expected calibration error ({advice})", f"{calibrated['n']} pairs", f"{calibrated['ece']:.3f}", ""))
+        mends = calibrated["temperature"]
+        advice = "" if mends is None else f" (temperature {mends:.2f} would mend it)"
+        rows.append(_line(f"expected calibration error{advice}", f"{calibrated['n']} pairs", f"{calibrated['ece']:.3f}", ""))
     if (length := health.get("length_effect")) and length["effect"]["value"] is not None:
         effect = length["effect"]
         interval = "" if effect["low"] is None else f"{effect['low']:+.3f} to {effect['high']:+.3f}"
         rows.append(_line("logits that 100 characters more are worth", f"{effect['n']} rows", f"{effect['value']:+.3f}", interval))
     elif length:
-        rows.append(_line(f"effect of length: {length['reason'] or 'not identified'}", "", "", ""))
+        rows.append(_line("effect of length", "", "-", length["reason"] or "not identified"))
     for judge, own in (health.get("members") or {}).items():
         rows += [row | {"measure": f"{judge}: {row['measure']}"} for row in share_rows(own, {"agreement": MEASURES["agreement"]})]
     if (alpha := health.get("alpha")) and alpha["value"] is not None:
@@ -211,12 +215,14 @@ def _kappa(joined: pl.DataFrame) -> dict[str, Any]:
 
 
 def _calibration(sided: pl.DataFrame) -> dict[str, Any] | None:
-    """Null where the judge preferred no side with any confidence."""
-    if sided.is_empty():
+    """Null where the judge preferred a side in fewer than `FEWEST` pairs; `temperature` is null where none would mend it."""
+    if sided.height < FEWEST:
         return None
     p, right = sided["confidence"].to_numpy(), (sided["side"] == sided["gold_side"]).cast(pl.Float64).to_numpy()
     found = calibration(p, right)
-    told = {"n": found.n, "ece": found.ece, "brier": found.brier, "temperature": fit_temperature(p, right)}
+    temperature = fit_temperature(p, right)
+    mends = 1 / WIDEST < temperature < WIDEST
+    told = {"n": found.n, "ece": found.ece, "brier": found.brier, "temperature": temperature if mends else None}
     return told | {"table": found.table.to_dicts()}
 
 

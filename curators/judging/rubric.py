@@ -84,6 +84,8 @@ def load_rubric(name_or_path: str) -> Rubric:
             raise ConfigError(f"rubric: no file {name_or_path!r}")
         return parse_rubric(path.read_text(encoding="utf-8"), origin=name_or_path)
     text = shipped / f"{name_or_path}.md"
+    if not text.is_file() and path.is_file():
+        raise ConfigError(f"rubric: {name_or_path!r} is a file, but not a .md file")
     if not text.is_file():
         names = sorted(entry.name[:-3] for entry in shipped.iterdir() if entry.name.endswith(".md"))
         raise ConfigError(f"rubric: {name_or_path!r} is not shipped; there are {names}, or give the path of a .md file")
@@ -95,17 +97,20 @@ def parse_rubric(text: str, *, origin: str = "rubric") -> Rubric:
     match = re.match(r"\A---\n(.*?)\n---\n(.*)\Z", text, re.DOTALL)
     if not match:
         raise ConfigError(f"{origin}: a rubric begins with a header between two lines of ---")
+    lines = [line for line in match[1].splitlines() if line.strip()]
+    if wrong := [line for line in lines if not re.match(r"\w+:", line)]:
+        raise ConfigError(f"{origin}: the header line {wrong[0]!r} is not `key: value`")
     header = dict(re.findall(r"^(\w+):\s*(.*?)\s*$", match[1], re.MULTILINE))
     if unknown := sorted(set(header) - _KEYS):
         raise ConfigError(f"{origin}: unknown header keys {unknown}; allowed are {sorted(_KEYS)}")
     if header.get("protocol") not in PROTOCOLS:
         raise ConfigError(f"{origin}: protocol is {header.get('protocol')!r}; allowed are {list(PROTOCOLS)}")
+    grammar_of(header["protocol"], header.get("verdict", "line"), origin)
     parts = re.split(r"^# (system|user|reply)\n", match[2], flags=re.MULTILINE)
     sections = {parts[i]: parts[i + 1].strip("\n") for i in range(1, len(parts), 2)}
     if not sections.get("user"):
         raise ConfigError(f"{origin}: the section '# user' is missing")
     low, high = _scale(header.get("scale", "0-1" if "counts" in header else "1-5"), origin)
-    grammar_of(header["protocol"], header.get("verdict", "line"), origin)
     return Rubric(
         name=header.get("name", origin),
         protocol=header["protocol"],

@@ -51,7 +51,8 @@ def wilson(hits: float, n: float, z: float = Z95) -> tuple[float, float]:
         return 0.0, 1.0
     p, weight = hits / n, z * z / n
     centre, half = p + weight / 2, z * math.sqrt(p * (1 - p) / n + weight / (4 * n))
-    return max(0.0, (centre - half) / (1 + weight)), min(1.0, (centre + half) / (1 + weight))
+    low, high = (centre - half) / (1 + weight), (centre + half) / (1 + weight)
+    return 0.0 if hits <= 0 else low, 1.0 if hits >= n else high
 
 
 def share(hits: int, n: int) -> dict[str, Any]:

@@ -169,11 +169,13 @@ def print_check(found: Mapping[str, Any]) -> None:
 
     health, calls = found["health"], found["calls"]
     click.echo(f"{found['engine']} with rubric {found['rubric']['name']} on {found['gold']['pairs']} pairs of {found['gold']['source']}")
+    if dropped := found["gold"]["dropped"]:
+        click.echo(f"rows without a label that can be used: {', '.join(f'{n} {why}' for why, n in dropped.items())}")
     click.echo(f"read by {', '.join(f'{channel} ({n})' for channel, n in health['channels'].items()) or 'nothing'}\n")
     print_rows(health_rows(health), as_json=False, empty="nothing could be judged")
     if unread := found["unread"]:
-        click.echo("\nnot understood:")
-        print_rows([{name: row[name] for name in ("state", "reason", "raw")} for row in unread], as_json=False, most_rows=5, widest=60)
+        click.echo(f"\nnot understood, {min(5, len(unread))} of {found['n_unread']:,}:")
+        print_rows([{name: row[name] for name in ("state", "reason", "raw")} for row in unread[:5]], as_json=False, widest=60)
     if found["gates"]:
         click.echo()
         shown = [{"gate": g["name"], "passed": "yes" if g["passed"] else "NO", "detail": g["detail"]} for g in found["gates"]]

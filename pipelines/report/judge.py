@@ -36,7 +36,7 @@ def judge_page(found: Mapping[str, Any]) -> str:
         ("cost", None if calls["usd"] is None else f"{calls['usd']:,.2f} $"),
     ]
     body = [
-        f"<h1>{escape(found['engine'])}</h1><p class=meta>{escape(_sentence(health))}</p>{page_table(('', ''), about)}",
+        f"<h1>{escape(found['engine'])}</h1><p class=meta>{escape(sentence(health))}</p>{page_table(('', ''), about)}",
         page_section("Gates", _gates(found["gates"])) if found["gates"] else "",
         page_section("Shares, with 95 % intervals", health_chart(shares) if shares else "<p>Nothing could be judged.</p>"),
         page_section(
@@ -51,15 +51,17 @@ def judge_page(found: Mapping[str, Any]) -> str:
     return f'<!doctype html><html lang="en">{head}<body>{"".join(body)}</body></html>'
 
 
-def _sentence(health: Mapping[str, Any]) -> str:
+def sentence(health: Mapping[str, Any]) -> str:
+    """Whether the judge can be believed, by how right it is where it names a side."""
     agreement = health.get("agreement")
     if not agreement or not agreement["n"]:
         return "Nothing shows that this judge agrees with the gold."
-    better = agreement["low"] > 0.5
-    told = f"It agrees with the gold on {agreement['share']:.1%} of {agreement['n']:,} pairs"
-    return f"{told} ({agreement['low']:.1%} to {agreement['high']:.1%}): " + (
-        "better than a coin." if better else "nothing shows that it is better than a coin."
-    )
+    decided = health["agreement_decided"]
+    told = f"Of {agreement['n']:,} pairs with a label it names a side in {decided['n']:,}"
+    if not decided["n"]:
+        return f"{told}: nothing shows that it tells better from worse."
+    right = f"and is right in {decided['share']:.1%} of those ({decided['low']:.1%} to {decided['high']:.1%})"
+    return f"{told}, {right}: " + ("better than a coin." if decided["low"] > 0.5 else "nothing shows that it is better than a coin.")
 
 
 def _calibration(found: Mapping[str, Any]) -> str:

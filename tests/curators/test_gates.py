@@ -169,4 +169,4 @@ def test_a_gold_that_decides_nothing_shows_nothing() -> None:
     candidate = Candidate(pairs=pairs(("a", "b")), health=health([(0.9, 0.1)] * 3, [(1, 1), (0, 0), (1, 1)]))
     result = only("min_judge_agreement", candidate, 0.1)
     assert not result.passed
-    assert "the gold decides none of the judged pairs" in result.detail
+    assert "of the pairs that the gold decides none could be judged" in result.detail

@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from curators.errors import ConfigError
-from pipelines.config import CurateConfig
+from pipelines.config import CurateConfig, GoldConfig
 from pipelines.config_files import assigned
+from pipelines.report.judge import sentence
+from pipelines.trials import read_gold
 from tests.pipelines.conftest import outcome, write_prompts
 
 Pairmill = Callable[..., CompletedProcess[str]]
@@ -115,7 +117,25 @@ def test_judge_check_refuses_by_a_bound_and_says_what_is_wrong(pairmill: Pairmil
     assert "NO" in done.stdout
     missing = pairmill("judge-check", "--judge", "fake:judge", "--gold", "nowhere.jsonl")
     assert missing.returncode == 1
-    assert "'nowhere.jsonl' is neither a file nor a version of the lake" in missing.stderr
+    assert "gold: no file 'nowhere.jsonl'" in missing.stderr
     weak = pairmill("judge-check", "--judge", "fake:judge", "--gold", gold, "--set", "judge.min_channel=options")
     assert weak.returncode == 1
     assert "cannot be asked by min_channel options" in weak.stderr
+
+
+def test_gold_without_a_label_says_what_became_of_its_rows(tmp_path: Path) -> None:
+    file = tmp_path / "gold.jsonl"
+    file.write_text("".join(json.dumps({"q": "Q", "x": "a", "y": "b", "who": n}) + "\n" for n in (1, 2)))
+    columns = {"prompt": "q", "output_a": "x", "output_b": "y", "label": "who"}
+    with pytest.raises(ConfigError, match=r"no row holds a label .*2.*; the first: .*label"):
+        read_gold(GoldConfig(source=str(file), columns=columns))
+    with pytest.raises(ConfigError, match="'sums' is neither a file nor a version of the lake"):
+        read_gold(GoldConfig(source="sums"))
+
+
+def test_the_page_says_how_right_a_judge_is_where_it_decides() -> None:
+    share = {"n": 60, "hits": 19, "share": 0.317, "low": 0.213, "high": 0.442}
+    sided = {"n": 19, "hits": 19, "share": 1.0, "low": 0.832, "high": 1.0}
+    told = sentence({"agreement": share, "agreement_decided": sided})
+    assert told == "Of 60 pairs with a label it names a side in 19, and is right in 100.0% of those (83.2% to 100.0%): better than a coin."
+    assert "nothing shows" in sentence({"agreement": share, "agreement_decided": {"n": 0}})

@@ -66,9 +66,9 @@ def test_without_overlap_there_is_no_estimate() -> None:
     found = length_effect(told, sizes, gold)
     assert found.effect.value is None
     assert found.reason is not None
-    assert "cannot be told apart" in found.reason
+    assert found.reason.startswith("the longer text is the better one in 9")
     same = length_effect(told, sizes.with_columns(size=pl.lit(10)), gold)
-    assert same.reason == "no pair differs in length"
+    assert same.reason == "0 pairs differ in length, 20 are needed"
 
 
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.95])
@@ -172,3 +172,11 @@ async def test_probabilities_of_both_sides_make_one_and_give_the_labels_again() 
     decided = found.filter(pl.col("verdict").is_in(["a", "b"]))
     assert decided.height > 50
     assert ((decided["p_a"] > 0.5) == (decided["verdict"] == "a")).all()
+
+
+def test_few_pairs_of_unequal_length_give_no_number() -> None:
+    told, gold, sizes = world(0.5, n=19, soft=False)
+    found = length_effect(told, sizes, gold)
+    assert (found.effect.value, found.reason) == (None, "19 pairs differ in length, 20 are needed")
+    nothing = length_effect(told.clear(), sizes, gold)
+    assert (nothing.effect.value, nothing.reason) == (None, "no pair was judged")

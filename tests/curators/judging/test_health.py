@@ -143,3 +143,19 @@ async def test_a_judge_that_names_the_first_always_is_wholly_inconsistent() -> N
     assert len(requests) == 12
     assert (health["first"]["share"], health["inconsistent"]["share"]) == (1.0, 1.0)
     assert health["position_effect"] > 6
+
+
+def test_calibration_needs_pairs_and_says_no_temperature_where_none_would_mend_it() -> None:
+    few = [row for i in range(19) for row in pair(i, 1, 0)]
+    truth = [row for i in range(40) for row in gold(i, 1, 0)]
+    judgments = frame(few, JUDGMENTS)
+    assert judge_health(judgments, verdicts(judgments), gold=frame(truth, JUDGMENTS))["calibration"] is None
+    guesses = frame([row for i in range(40) for row in pair(i, i % 2, 1 - i % 2)], JUDGMENTS)
+    found = judge_health(guesses, verdicts(guesses), gold=frame(truth, JUDGMENTS))["calibration"]
+    assert (found["n"], found["temperature"]) == (40, None)  # right in half of what it is .92 sure of
+
+
+def test_a_share_of_all_or_none_ends_exactly_there() -> None:
+    rows = frame([row for i in range(6) for row in pair(i, 1, 0)], JUDGMENTS)
+    health = judge_health(rows, verdicts(rows))
+    assert (health["ok"]["high"], health["unscored"]["low"], health["tie"]["low"]) == (1.0, 0.0, 0.0)

@@ -107,3 +107,21 @@ def test_what_is_no_rubric_is_refused() -> None:
         parse_rubric("---\nprotocol: pairwise\ncolour: red\n---\n# user\nx")
     with pytest.raises(ConfigError, match="'# user' is missing"):
         parse_rubric("---\nprotocol: pairwise\n---\n# reply\nx")
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("name: x\nprotocol pairwise", "the header line 'protocol pairwise' is not `key: value`"),
+        ("name: x\nprotocol: pairwise\nverdict: lines", "verdict is 'lines'"),
+    ],
+)
+def test_a_broken_header_is_named_before_anything_else(header: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse_rubric(f"---\n{header}\n---\nno sections at all")
+
+
+def test_a_file_of_another_kind_is_no_rubric(tmp_path: Path) -> None:
+    (tmp_path / "gold.jsonl").write_text("{}")
+    with pytest.raises(ConfigError, match=r"is a file, but not a \.md file"):
+        load_rubric(str(tmp_path / "gold.jsonl"))

@@ -72,7 +72,7 @@ class JudgeConfig(EngineConfig):
     votes: int = Field(1, ge=1)
     repairs: int = Field(1, ge=0, description="re-asks of a reply that cannot be read")
     max_votes: int | None = Field(None, ge=1, description="more votes about a pair, up to so many, while they can change its verdict")
-    stop_at: float = Field(0.9, gt=0.5, le=1, description="how sure its votes must be to ask no more: .9 two that agree, .95 four")
+    stop_at: float = Field(0.95, gt=0.5, le=1, description="how sure its votes must be to ask no more: .95 four that agree, .9 two")
     both_orders: bool = True
     temperature: float = Field(0.0, ge=0)
     max_tokens: int = Field(4096, ge=1)

@@ -77,7 +77,7 @@ async def asked(answers: dict[str, list[str]], **options: Any) -> tuple[list[dic
 @pytest.mark.parametrize(
     ("whale", "squid", "calls", "verdict"),
     [
-        ("AAAAA", "BBBBB", 2, "a"),  # both orders name the whale at once
+        ("AAAAA", "BBBBB", 4, "a"),  # both orders name the whale twice
         ("AAAAA", "ABBBB", 6, "a"),  # 1 of 2 and 3 of 4 leave doubt, 5 of 6 do not
         ("AAAAA", "AAAAA", 8, "inconsistent"),  # the first shown wins; one more in each order could not change that
         (["tie"] * 5, ["tie"] * 5, 10, "tie"),
@@ -91,9 +91,9 @@ async def test_votes_are_added_while_the_pair_is_open(whale: Any, squid: Any, ca
     assert sorted({row["vote"] for row in rows}) == list(range(calls // 2))
 
 
-async def test_who_wants_to_be_surer_pays_for_more_votes() -> None:
-    _, n = await asked({"whale": list("AAAAA"), "squid": list("BBBBB")}, max_votes=5, stop_at=0.95)
-    assert n == 4
+async def test_who_is_content_with_less_pays_for_fewer_votes() -> None:
+    _, n = await asked({"whale": list("AAAAA"), "squid": list("BBBBB")}, max_votes=5, stop_at=0.9)
+    assert n == 2
     with pytest.raises(ConfigError, match=r"stop_at is 0\.5; it is a probability above 1/2"):
         JudgeConfig(stop_at=0.5)
 

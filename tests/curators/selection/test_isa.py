@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -193,3 +194,11 @@ def test_one_giant_cluster_of_copies_does_not_break_the_fit() -> None:
         found = isa(rows, 5, order=order)
         assert (found.state, len(found.ids)) == ("ok", 5)
         assert found.rows["score"].is_finite().all()
+
+
+@pytest.mark.slow
+def test_fifty_thousand_rows_take_less_than_a_minute() -> None:
+    rows = np.random.default_rng(0).standard_normal((50_000, 384), dtype=np.float32) / np.sqrt(1 + np.arange(384) / 20)
+    begin = time.perf_counter()
+    assert len(isa(rows, 5000).ids) == 5000
+    assert time.perf_counter() - begin < 60

@@ -13,7 +13,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-_EQUATION = re.compile(r"(?<![\w.,])(-?\d{1,18})(\s*)([-+*/x×])(\s*)(-?\d{1,18})(\s*=\s*\$?)(-?\d{1,18})(?![\d,]|\.\d)")
+_WHOLE = r"-?\d{1,18}"
+_EQUATION = re.compile(
+    rf"(?<![\w.,])({_WHOLE})(\s*)([-+*/x×])(\s*)({_WHOLE})(\s*=\s*\$?)(<<[^<>]*>>\$?)?({_WHOLE})(?![\d,]|\.\d)(>>\$?{_WHOLE}(?![\d,]|\.\d))?"
+)
 _NUMBER = re.compile(r"(?<!\d)-?\d{1,18}(?!\d)")
 LARGEST = 10**18
 _ENUMERATOR = re.compile(r"^(\s*)(\d+)(\s*[.):]\s+)")
@@ -65,10 +68,10 @@ def chain(text: str) -> list[Equation]:
     """
     found: list[Equation] = []
     for number, line in enumerate(split_lines(text)):
-        matches = list(_EQUATION.finditer(line))
-        if not matches:
+        match = _last_step(line)
+        if match is None:
             continue
-        a, _, op, _, b, _, c = matches[-1].groups()
+        a, _, op, _, b, _, _, c, _ = match.groups()
         earlier = {step.c: place for place, step in enumerate(found)}
         depends = earlier.get(int(a)), earlier.get(int(b))
         found.append(Equation(line=number, a=int(a), op=op, b=int(b), c=int(c), depends=depends))
@@ -97,8 +100,9 @@ def carried(steps: Sequence[Equation], place: int, changed: Equation) -> list[Eq
     return out
 
 
-def written(text: str, before: Sequence[Equation], after: Sequence[Equation]) -> str:
-    """The text with its steps as they are in `after`, and the closing number with them.
+def written(text: str, before: Sequence[Equation], after: Sequence[Equation]) -> str | None:
+    """The text with its steps as they are in `after`, and the closing number with them; null where another number than the final result
+    closes the text, which then does not follow from these steps.
 
     >>> steps = chain("12 - 5 = 7; 7 * 2 = 14")
     >>> written("12 - 5 = 7; 7 * 2 = 14", steps, carried(steps, 0, replace(steps[0], c=8)))
@@ -111,7 +115,9 @@ def written(text: str, before: Sequence[Equation], after: Sequence[Equation]) ->
     last, final = before[-1], after[-1]
     tail = "".join(lines[last.line + 1 :])
     numbers = list(_NUMBER.finditer(tail))
-    if numbers and int(numbers[-1][0]) == last.c:
+    if numbers and int(numbers[-1][0]) != last.c:
+        return None
+    if numbers:
         tail = f"{tail[: numbers[-1].start()]}{final.c}{tail[numbers[-1].end() :]}"
     return "".join(lines[: last.line + 1]) + tail
 
@@ -127,7 +133,22 @@ def without_line(text: str, line: int) -> str:
     return "".join(lines[:line] + (moved if _ENUMERATOR.match(lines[line]) else lines[line + 1 :]))
 
 
+def _last_step(line: str) -> re.Match[str] | None:
+    """The last `a op b = c` of a line that is not the end of a longer expression, as `3 + 4 = 10` is in `2 * 3 + 4 = 10`."""
+    alone = [found for found in _EQUATION.finditer(line) if not _continues(line[: found.start()])]
+    return alone[-1] if alone else None
+
+
+def _continues(before: str) -> bool:
+    before = before.rstrip()
+    return before[-1:] in tuple("-+*/×()") and before.strip() not in ("-", "*", "+")  # those alone are bullets
+
+
 def _rewritten(line: str, step: Equation) -> str:
-    found = list(_EQUATION.finditer(line))[-1]
-    _, s1, _, s2, _, equals, _ = found.groups()
-    return f"{line[: found.start()]}{step.a}{s1}{step.op}{s2}{step.b}{equals}{step.c}{line[found.end() :]}"
+    """The line with another step, calculator annotations (`<<12-5=7>>7`) included."""
+    found = _last_step(line)
+    assert found is not None
+    _, s1, _, s2, _, equals, annotation, _, closing = found.groups()
+    noted = f"<<{step.a}{step.op}{step.b}={step.c}>>{'$' * annotation.endswith('$')}" if annotation else ""
+    after = f">>{'$' * ('$' in closing)}{step.c}" if closing else ""
+    return f"{line[: found.start()]}{step.a}{s1}{step.op}{s2}{step.b}{equals}{noted}{step.c}{after}{line[found.end() :]}"

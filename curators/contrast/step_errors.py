@@ -92,6 +92,8 @@ def inject(text: str, place: int, operator: str, *, len_ratio: tuple[float, floa
     if after is None or after[-1].c == steps[-1].c:
         return None
     solution = written(text, steps, after)
+    if solution is None:
+        return None
     if operator == "delete_step":
         solution = without_line(solution, step.line)
     elif not len_ratio[0] <= len(solution) / len(text) <= len_ratio[1]:

@@ -67,7 +67,7 @@ def test_lengths_stay_within_bounds_deletion_aside() -> None:
 def test_an_error_is_carried_into_prose_and_the_closing_answer() -> None:
     error = inject(GSM, 0, "plus_one")
     assert error is not None
-    assert error.solution == "He has 12 - 5 = 8 apples.\nHe doubles them: <<8*2=16>>14 apples.\n#### 16"
+    assert error.solution == "He has 12 - 5 = 8 apples.\nHe doubles them: <<8*2=16>>16 apples.\n#### 16"
     assert error.chosen_step == "He has 12 - 5 = 7 apples."
 
 
@@ -76,6 +76,18 @@ def test_errors_that_grow_without_bound_and_endless_numbers_are_refused() -> Non
     assert inject(powers, 0, "times_ten") is None
     assert chain(f"{'9' * 6000} + 1 = {'9' * 6000}") == []
     assert inject(f"1 + 1 = 2\n2 + 1 = 3\n{'3' * 6000}", 0, "plus_one") is not None
+
+
+def test_annotated_steps_stay_consistent_and_parts_of_longer_expressions_are_no_steps() -> None:
+    error = inject("It is 48/2 = $<<48/2=24>>24.\nThen 48+24 = <<48+24=72>>72.\n#### 72", 0, "plus_one")
+    assert error is not None
+    assert error.solution == "It is 48/2 = $<<48/2=25>>25.\nThen 48+25 = <<48+25=73>>73.\n#### 73"
+    assert chain("2 * 3 + 4 = 10") == chain("(600*2)*2=2400") == []
+    assert [step.c for step in chain("- 12 - 5 = 7\n- 7 * 2 = 14")] == [7, 14]
+
+
+def test_a_closing_number_that_no_step_gives_is_refused() -> None:
+    assert inject("3 + 4 = 7\nso twice that\n#### 14", 0, "plus_one") is None
 
 
 def test_decimals_and_thousands_are_no_steps() -> None:

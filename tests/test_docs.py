@@ -10,6 +10,7 @@ import click
 import pytest
 
 from pipelines.cli import main
+from storage.views import VIEWS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -37,6 +38,25 @@ def test_every_document_that_the_code_cites_is_there() -> None:
     }
     assert cited
     assert [where for where in sorted(cited) if not (ROOT / where[0]).exists()] == []
+
+
+def test_the_readme_names_every_view() -> None:
+    said = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in VIEWS if f"`{name}`" not in said] == []
+
+
+def test_the_embedded_example_names_its_files() -> None:
+    said = (ROOT / "examples/arithmetic/README.md").read_text(encoding="utf-8")
+    files = [path for pattern in ("*.py", "*.yaml", "*.md") for path in (ROOT / "examples/arithmetic").glob(pattern)]
+    named = {path for path in files if f"`{path.name}`" in said or f"examples.arithmetic.{path.stem}`" in said}
+    assert {path.name for path in files if path not in named} == {"__init__.py", "README.md"}
+
+
+def test_the_help_of_run_names_places_that_are_there() -> None:
+    run = main.commands["run"]
+    named = [name.rstrip(".") for name in re.findall(r"[a-z]+/[\w/.*]*|README\.md", run.epilog or "")]
+    assert len(named) == 5
+    assert [name for name in named if not list(ROOT.glob(name))] == []
 
 
 def test_every_command_of_the_readme_exists() -> None:

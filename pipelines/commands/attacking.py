@@ -12,7 +12,7 @@ import click
 
 from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
-from pipelines.commands.output import json_option, one_line_errors, print_json, print_rows
+from pipelines.commands.output import json_option, one_line_errors, print_json, print_rows, replies_kept
 
 FOOLED = 3
 
@@ -42,7 +42,7 @@ def judge_attack(as_json: bool, page: str | None, strict: bool, **given: Any) ->
     from pipelines.progress import showing
 
     config = _config(**given)
-    with showing() as advance:
+    with replies_kept(), showing() as advance:
         found = asyncio.run(attack(config, advance))
     if page:
         from pipelines.report.attacks import write_attack_report

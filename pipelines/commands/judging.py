@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
-from pipelines.commands.output import json_option, one_line_errors, print_json, print_rows
+from pipelines.commands.output import json_option, one_line_errors, print_json, print_rows, replies_kept
 
 REFUSED = 3
 TRIED = 200
@@ -80,7 +80,7 @@ def judge_check(
         "lake": lake,
     }
     config = assigned(CheckConfig, given, assignments)
-    with showing() as advance:
+    with replies_kept(), showing() as advance:
         found = asyncio.run(check(config, advance))
     if page:
         from pipelines.report.judge import write_judge_report

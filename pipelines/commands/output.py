@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,12 +22,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 UNBROKEN = 100_000
+INTERRUPTED = 128 + signal.SIGINT
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 
 
 def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """A user's mistake is one clear line on standard error and exit code 1; anything else is a bug and keeps its traceback."""
+    """A user's mistake is one clear line on standard error and exit code 1, Ctrl-C exit code 130; what else happens is a bug, with its
+    traceback.
+    """
 
     @wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -34,8 +39,21 @@ def one_line_errors(command: Callable[P, R]) -> Callable[P, R]:
         except (CurationError, StorageError) as error:
             click.echo(f"pairmill: {error}", err=True)
             sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("pairmill: stopped", err=True)
+            sys.exit(INTERRUPTED)
 
     return guarded
+
+
+@contextmanager
+def replies_kept() -> Iterator[None]:
+    """Around work that buys replies: what Ctrl-C leaves, in one line."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("pairmill: stopped; replies so far are kept in the lake, and the same command does not buy them again", err=True)
+        sys.exit(INTERRUPTED)
 
 
 def print_json(value: Any) -> None:

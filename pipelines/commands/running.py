@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ import orjson
 
 from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
-from pipelines.commands.output import one_line_errors
+from pipelines.commands.output import one_line_errors, replies_kept
 from pipelines.config_files import FLOW_CONFIGS, check_inputs, load_config, validated
 
 FLOWS = {
@@ -28,6 +29,7 @@ FLOWS = {
     "train": "pipelines.flows.train",
     "import": "pipelines.flows.importing",
 }
+BUYING = ("curate", "steps")
 EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "refused": 3}
 """By outcome: 0 something is there to use, 3 the gates refused it, 1 a mistake or a fault, 2 wrong usage."""
 
@@ -38,7 +40,7 @@ def run_flow(flow: str, config: Any) -> dict[str, Any]:
 
     check_inputs(config)
     unwind_on_sigterm()
-    with prefect_server(config.lake_root) as api_url:
+    with replies_kept() if flow in BUYING else nullcontext(), prefect_server(config.lake_root) as api_url:
         click.echo(f"Prefect: {api_url.removesuffix('/api')}", err=True)
         module = _loaded(FLOWS[flow])
         _hush_console()
@@ -87,7 +89,10 @@ def finish(outcome: dict[str, Any], *, as_json: bool) -> None:
 json_line = click.option("--json", "as_json", is_flag=True, help="One line of JSON also on a terminal.")
 
 
-@click.command()
+@click.command(
+    epilog="The keys of a flow, their defaults and meanings: pipelines/config.py (of steps: pipelines/steps/config.py). "
+    "Configurations to start from: examples/arithmetic/*.yaml. What they do: docs/, from README.md on."
+)
 @click.argument("flow", type=click.Choice(sorted(FLOW_CONFIGS)))
 @click.option("--config", "file", help="YAML file with the flow's configuration.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One value, such as sampling.n=8; may be repeated.")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from itertools import islice
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +18,9 @@ from curators.contrast.step_errors import OPERATORS, StepErrorConfig, inject, in
 from curators.errors import ConfigError
 from curators.sampling import make_prompt
 from curators.schema import GENERATIONS, PROMPTS, frame
+from curators.verifiers import load_verifier
 from examples.arithmetic.world import check_steps, first_wrong, problems
-from tests.curators.contrast.conftest import generation, in_process, one, said
+from tests.curators.contrast.conftest import answered, generation, in_process, one, said
 
 SHORT = "12 - 5 = 7; 7 * 2 = 14"
 GSM = "He has 12 - 5 = 7 apples.\nHe doubles them: <<7*2=14>>14 apples.\n#### 14"
@@ -145,3 +151,19 @@ def test_what_cannot_be_made_wrong_says_why() -> None:
     assert "no reference" in silent["reason"]
     with pytest.raises(ConfigError, match="there are"):
         StepErrorConfig(operators=("times_two",))
+
+
+GSM8K = Path(__file__).parents[3].parent / "shared" / "data" / "gsm8k_train.jsonl.gz"
+
+
+@pytest.mark.skipif(not GSM8K.exists(), reason="there is no ../shared/data")
+def test_real_solutions_are_made_wrong_or_say_why_not() -> None:
+    with gzip.open(GSM8K, "rt") as lines:
+        rows = [json.loads(line) for line in islice(lines, 200)]
+    sources = answered([(make_prompt(row["question"], reference=row["answer"]), [row["answer"]]) for row in rows])
+    found = inject_step_errors(sources, config=StepErrorConfig(scope="solution"), verifier=load_verifier("numeric"))
+    fates = dict(found["state"].value_counts().iter_rows())
+    assert fates.keys() <= {"ok", "unsatisfiable", "already_wrong"}
+    assert fates["ok"] > 120
+    for row in found.filter(found["state"] == "ok").iter_rows(named=True):
+        assert said(row["rejected"]).rpartition("#### ")[2] != said(row["chosen"]).rpartition("#### ")[2]

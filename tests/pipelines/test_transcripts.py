@@ -116,5 +116,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     assert (bad.exit_code, "none of its 1 rows is one of llmbar" in bad.stderr) == (1, True)
     assert run("--transcripts", str(tmp_path / "none.jsonl")).exit_code == 1
     assert run("--transcripts", "x", "--judge", "hf:y").exit_code == 2
-    assert run("--transcripts", "x", "--limit", "-1").exit_code == 2
+    for judge in (("--transcripts", "x"), ("--judge", "fake:judge", "--gold", "x")):
+        below = run(*judge, "--limit", "-1")
+        assert (below.exit_code, "'--limit': -1 is not in the range x>=0" in below.stderr) == (2, True)
     assert run().exit_code == 2

@@ -65,10 +65,11 @@ _FENCE = re.compile(r"<<(?=\s*/?\s*(?:prompt|reference|answer|text\d+|[AB]|/?SYS
 _COMPILED = {name: re.compile(pattern) for name, pattern in SIGNS.items()}
 
 
-def empty_reason(text: str, reference: str | None = None) -> str | None:
+def empty_reason(text: str, reference: str | None = None, *, finished: bool = True) -> str | None:
     """Why an answer has no content and is not worth a call; null where it has some, or is what the reference says.
 
-    Emoji and mathematical signs are content, and so is a drawing: punctuation of at least `DRAWING` kinds.
+    A text that is not `finished` may well begin by announcing an answer. Emoji and mathematical signs are content, and so is a drawing:
+    punctuation of at least `DRAWING` kinds.
 
     >>> empty_reason(" : "), empty_reason("**Thought process:**\\n"), empty_reason("Solution: 4")
     ('an answer without a letter or digit', 'an answer that only announces one', None)
@@ -81,6 +82,8 @@ def empty_reason(text: str, reference: str | None = None) -> str | None:
         return None
     if not any(map(_says_something, text)) and len(set(text) - set(string.whitespace)) < DRAWING:
         return "an answer without a letter or digit"
+    if not finished:
+        return None
     lines = [plain for line in text.splitlines() if (plain := _plain(line))]
     return "an answer that only announces one" if lines and all(line in OPENERS for line in lines) else None
 

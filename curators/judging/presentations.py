@@ -51,15 +51,16 @@ def presentations(
     both_orders: bool = True,
     pairs: Literal["all", "chain"] | Iterable[tuple[str, str]] = "all",
     use_truncated: bool = False,
+    finished: bool = True,
 ) -> tuple[list[Shown], list[Gated]]:
     """The presentations of one prompt's rows of `generations`, in an order that does not depend on theirs, and the gated ones.
 
     Shown are the generations whose state is ok (with `use_truncated` also truncated); failed ones have no text and are left out. `pairs`
-    chain: each generation with the next by id; or the pairs of ids themselves.
+    chain: each generation with the next by id; or the pairs of ids themselves. Answers that are not `finished` may only announce one.
     """
     usable = {"ok", "empty", "truncated"} if use_truncated else {"ok", "empty"}
     candidates = {g["generation_id"]: answer_text(g) for g in sorted(generations, key=_id) if g["state"] in usable}
-    trivial = {gid: why for gid, text in candidates.items() if (why := _trivial(rubric, text, reference))}
+    trivial = {gid: why for gid, text in candidates.items() if (why := _trivial(rubric, text, reference, finished))}
     if rubric.protocol == "pairwise":
         return _pairs(candidates, trivial, both_orders, _chosen(candidates, pairs))
     gated = [(Shown(ids=(gid,), texts=(candidates[gid],)), why) for gid, why in trivial.items()]
@@ -101,9 +102,9 @@ def _pairs(
     return shown, gated
 
 
-def _trivial(rubric: Rubric, text: str, reference: str | None) -> str | None:
+def _trivial(rubric: Rubric, text: str, reference: str | None, finished: bool) -> str | None:
     """Why an answer is not worth a call: judges are fooled by answers without content."""
-    if why := empty_reason(text, reference):
+    if why := empty_reason(text, reference, finished=finished):
         return why
     if reference is None and rubric.needs_reference:
         return f"rubric {rubric.name!r} shows a reference and the prompt has none"

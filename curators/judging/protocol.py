@@ -50,7 +50,8 @@ class JudgeConfig:
     smaller generation id first: ids are hashes, so that is a random order. `pairs` chain: each generation with the next by id, n - 1
     pairs. `repairs` counts re-asks of a reply that cannot be read. `votes` are always asked for; beyond them a pair gets one more in
     each order, up to `max_votes`, while that can change its verdict by `verdicts` and its votes are less sure than `stop_at`
-    (`curators.judging.votes`). `secret` keys the marks of fences and is kept with the lake.
+    (`curators.judging.votes`). `finished`: an answer that only announces one is gated. `secret` keys the marks of fences and is kept with
+    the lake.
     """
 
     channel: Literal["auto"] | Channel = "auto"
@@ -68,6 +69,7 @@ class JudgeConfig:
     pairs: Literal["all", "chain"] = "all"
     min_label_mass: float = 0.05
     use_truncated: bool = False
+    finished: bool = True
     chat_template_kwargs: Mapping[str, Any] | None = None
     secret: bytes = field(default=b"", repr=False)
     verdicts: VerdictConfig = field(default_factory=VerdictConfig)
@@ -177,6 +179,7 @@ async def judge_group(
         both_orders=config.both_orders,
         pairs=config.pairs if pairs is None else pairs,
         use_truncated=config.use_truncated,
+        finished=config.finished,
     )
     forged = [one for one in shown if case.forged(one)]
     gated += [(one, "an answer contains the fence's mark") for one in forged]

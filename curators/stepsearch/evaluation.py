@@ -88,7 +88,7 @@ class Judged:
         return [row | {"scores": [(row["scores"][0] - low) / (high - low)]} if row["state"] == "ok" else row for row in rows]
 
     async def _ask(self, prompt: Mapping[str, Any], answers: Sequence[Row], config: JudgeConfig) -> list[Row]:
-        return await judge_group(prompt, answers, self.engine, rubric=self.rubric, config=config)
+        return await judge_group(prompt, answers, self.engine, rubric=self.rubric, config=replace(config, finished=False))
 
 
 @dataclass(frozen=True, slots=True)

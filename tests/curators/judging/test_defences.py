@@ -180,3 +180,9 @@ def test_no_false_alarm_on_real_answers(name: str) -> None:
     assert found == 0
     assert [text for text in texts if empty_reason(text) == "an answer that only announces one"] == []
     assert len(SIGNS) == 7
+
+
+def test_an_unfinished_answer_may_begin_by_announcing_one() -> None:
+    assert empty_reason("Step 1:\n") == "an answer that only announces one"
+    assert empty_reason("Step 1:\n", finished=False) is None
+    assert empty_reason(" : ", finished=False) == "an answer without a letter or digit"

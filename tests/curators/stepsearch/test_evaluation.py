@@ -252,7 +252,7 @@ async def test_a_search_with_a_mix_of_values_keeps_every_part() -> None:
         "top_p": 1.0,
         "max_tokens": 16,
         "seed": 0,
-        "repairs": 2,
+        "repairs": 1,
         "min_label_mass": 0.05,
     }
     assert search["values"]["reward"]["rubric"] == "stars"

@@ -54,15 +54,15 @@ def test_code_that_passes_and_code_that_fails(tests: str) -> None:
         ('import os\nos.write(3, b\'{"state": "passed"}\')\nos._exit(0)', "the process ended with 0 before the tests did"),
         ("import ctypes\nctypes.string_at(0)", "the process ended with 1"),  # 139: a segmentation fault
         ("x = [0] * 10**9", "MemoryError: "),
-        ("import time\ntime.sleep(60)", "not done in 0.7 s"),
-        ("while True:\n    pass", "not done in 0.7 s"),
+        ("import time\ntime.sleep(60)", "not done in 2 s"),
+        ("while True:\n    pass", "not done in 2 s"),
         # 300 sleeping children and no more: where nothing stops it, this must not take the machine down
         ("import os, time\nfor _ in range(300):\n    if not os.fork():\n        time.sleep(2)\n        os._exit(0)", "BlockingIOError: "),
         ("open('big', 'w').write('a' * 2 * 10**7)", "OSError: [Errno 27] File too large"),
     ],
 )
 def test_whatever_code_does_it_has_failed(code: str, reason: str) -> None:
-    found = grade(code, timeout_s=0.7 if reason.startswith("not done") else 30)
+    found = grade(code, timeout_s=2 if reason.startswith("not done") else 30)
     assert found.value is False
     assert found.reason.startswith(reason)
 
@@ -116,7 +116,7 @@ def test_what_it_started_ends_with_it() -> None:
     sleep = f"[sys.executable, '-c', 'import time; time.sleep(60)', '{marker}']"
     start = f"import subprocess, sys\nsubprocess.Popen({sleep}, start_new_session=True)\n"
     assert grade(start + SQUARE) is True
-    assert grade(start + "while True: pass", timeout_s=1).value is False
+    assert grade(start + "while True: pass", timeout_s=3).value is False
     for _ in range(50):
         if not (left := [p for p in psutil.process_iter(["cmdline"]) if marker in (p.info["cmdline"] or [])]):
             break

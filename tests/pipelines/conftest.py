@@ -31,11 +31,16 @@ def lake_root(tmp_path: Path) -> Path:
 @pytest.fixture
 def pairmill(tmp_path: Path, lake_root: Path, prefect_api: str) -> Pairmill:
     """Run the command in an empty directory, with a lake of its own, against the session's server."""
+    return command(tmp_path, lake_root, prefect_api)
+
+
+def command(directory: Path, lake_root: Path, prefect_api: str) -> Pairmill:
+    """The command in a directory, with a lake, against a server."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, **QUIET, "PREFECT_API_URL": prefect_api, "PAIRMILL_LAKE": str(lake_root), "COLUMNS": "200", **environment}
-        command = [sys.executable, "-m", "pipelines.cli", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+        words = [sys.executable, "-m", "pipelines.cli", *arguments]
+        return subprocess.run(words, cwd=directory, env=env, capture_output=True, text=True, timeout=240)
 
     return run
 

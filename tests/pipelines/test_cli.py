@@ -15,21 +15,24 @@ from click.testing import CliRunner
 
 from pipelines.commands.datasets import checkpoints
 from storage.checkpoints import history, promote, register, rollback
-from tests.pipelines.conftest import outcome, write_prompts
+from tests.pipelines.conftest import command, outcome, write_prompts
 
 Pairmill = Callable[..., CompletedProcess[str]]
 
 ROWS = [{"prompt": f"Say {i}.", "chosen": f"{i}", "rejected": f"not {i}", "score_chosen": 5, "score_rejected": i % 5} for i in range(20)]
 
 
-@pytest.fixture
-def imported(pairmill: Pairmill, tmp_path: Path) -> Pairmill:
-    file = tmp_path / "rows.jsonl"
+@pytest.fixture(scope="module")
+def imported(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Pairmill:
+    """The command with a lake that holds one version; nothing here adds another."""
+    directory = tmp_path_factory.mktemp("imported")
+    run = command(directory, directory / "lake", prefect_api)
+    file = directory / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    done = pairmill("import", str(file), "--as", "said")
+    done = run("import", str(file), "--as", "said")
     assert done.returncode == 0, done.stderr
     assert outcome(done)["counts"]["pairs"] == len(ROWS)
-    return pairmill
+    return run
 
 
 def test_the_readers(imported: Pairmill, tmp_path: Path) -> None:

@@ -105,5 +105,6 @@ def test_a_pair_without_facts_has_empty_parts(lake: Lake) -> None:
         "prompt": None,
         "generations": [],
         "judgments": [],
+        "rationales": [],
         "nodes": [],
     }

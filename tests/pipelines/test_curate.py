@@ -8,6 +8,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import polars as pl
+import pytest
 
 import storage
 from tests.pipelines.conftest import outcome, write_prompts
@@ -115,6 +116,7 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "argumen
 TOOL = {"type": "function", "function": {"name": "weather", "description": "now", "parameters": {"type": "object", "properties": {}}}}
 
 
+@pytest.mark.slow  # three runs
 def test_a_night_holds_its_own_samples_and_a_better_answer_replaces_a_failure(pairmill: Pairmill, tmp_path: Path, lake_root: Path) -> None:
     prompts = write_prompts(tmp_path / "p.jsonl", PROMPTS[:6])
     loose = ["--set", "gates.max_unscored_share=null", "--set", "gates.min_pairs=null", "--set", f"prompts={prompts}"]

@@ -69,6 +69,7 @@ def test_a_judge_that_gold_refuses_costs_nothing_more(pairmill: Pairmill, tmp_pa
     assert told["counts"] is None
 
 
+@pytest.mark.slow
 def test_gold_is_part_of_the_manifest_of_a_judge_that_passes(pairmill: Pairmill, tmp_path: Path) -> None:
     gold = {"source": str(write_gold(tmp_path / "gold.jsonl")), "limit": 20}
     gates = {**LOOSE, "min_gold_agreement": 0.01}
@@ -93,6 +94,7 @@ def test_judges_that_do_not_fit_together_are_refused(given: dict[str, object], p
         assigned(CurateConfig, {"dataset": "d", "prompts": "p.jsonl", "policy": "fake:", **given}, ())
 
 
+@pytest.mark.slow
 def test_judge_check_measures_a_judge_and_a_rerun_is_free(pairmill: Pairmill, tmp_path: Path) -> None:
     gold = str(write_gold(tmp_path / "gold.jsonl"))
     arguments = ("judge-check", "--judge", "fake:judge", "--gold", gold, "--limit", "30", "--to", "judge.html")

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from curators.judging.attacks import attack_line
 from curators.judging.attacks.factorial import STATUSES, effect_lines, reversal_lines
 from pipelines.report.charts import attack_chart, effects_chart
-from pipelines.report.page import page_section, page_table
-
-_WIDE = "body.wide { max-width: none; }"
-"""The table has ten columns."""
+from pipelines.report.page import page_html, page_section, page_table, write_page
 
 
 def write_attack_report(found: Mapping[str, Any], to: Path) -> Path:
-    """Write the page; `found` is what `pipelines.attacks.judge_attack` gives. No script, no font, no picture from elsewhere."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    draft = to.with_name(f".{to.name}.{os.getpid()}")
-    draft.write_text(attack_page(found), encoding="utf-8")
-    draft.replace(to)
-    return to
+    """Write the page; `found` is what `pipelines.attacks.judge_attack` gives."""
+    return write_page(attack_page(found), to)
 
 
 def attack_page(found: Mapping[str, Any]) -> str:
@@ -46,9 +37,7 @@ def attack_page(found: Mapping[str, Any]) -> str:
         _effects(factorial) if factorial else _suite(found["attacks"]),
         page_section("What this does not show", f"<p>{escape(found['limits'])}</p>"),
     ]
-    style = (resources.files("pipelines.report") / "style.css").read_text(encoding="utf-8")
-    head = f'<meta charset="utf-8"><title>{escape(found["engine"])} under attack</title><style>{style}{_WIDE}</style>'
-    return f'<!doctype html><html lang="en">{head}<body class="wide">{"".join(body)}</body></html>'
+    return page_html(f"{found['engine']} under attack", "".join(body), wide=True)
 
 
 def _suite(attacks: Sequence[Mapping[str, Any]]) -> str:

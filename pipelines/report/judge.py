@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from curators.judging.health import MEASURES, health_rows
 from pipelines.report.charts import counts_chart, health_chart, reliability_chart
-from pipelines.report.page import page_section, page_table
+from pipelines.report.page import page_html, page_section, page_table, write_page
 
 
 def write_judge_report(found: Mapping[str, Any], to: Path) -> Path:
-    """Write the page; `found` is what `pipelines.trials.judge_check` gives. No script, no font, no picture from elsewhere."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    draft = to.with_name(f".{to.name}.{os.getpid()}")
-    draft.write_text(judge_page(found), encoding="utf-8")
-    draft.replace(to)
-    return to
+    """Write the page; `found` is what `pipelines.trials.judge_check` gives."""
+    return write_page(judge_page(found), to)
 
 
 def judge_page(found: Mapping[str, Any]) -> str:
@@ -46,9 +40,7 @@ def judge_page(found: Mapping[str, Any]) -> str:
         page_section("Calibration", _calibration(health["calibration"])) if health.get("calibration") else "",
         page_section("Not understood", _unread(found["unread"])) if found["unread"] else "",
     ]
-    style = (resources.files("pipelines.report") / "style.css").read_text(encoding="utf-8")
-    head = f'<meta charset="utf-8"><title>{escape(found["engine"])} as a judge</title><style>{style}</style>'
-    return f'<!doctype html><html lang="en">{head}<body>{"".join(body)}</body></html>'
+    return page_html(f"{found['engine']} as a judge", "".join(body))
 
 
 def sentence(health: Mapping[str, Any]) -> str:

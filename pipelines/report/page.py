@@ -29,12 +29,25 @@ _FIGURE = re.compile(r"[-+]?\d[\d.,]*%?( of [\d,]+)?( \([^()]*\))?|[-+]?\d[\d.,]
 
 
 def write_report(release: Release, to: Path) -> Path:
-    """Write the page of a version; returns the file. No script, no font, no picture from elsewhere."""
+    """Write the page of a version; returns the file."""
+    return write_page(build_report(release), to)
+
+
+def write_page(text: str, to: Path) -> Path:
+    """Write a page whole or not at all; returns the file."""
     to.parent.mkdir(parents=True, exist_ok=True)
     draft = to.with_name(f".{to.name}.{os.getpid()}")
-    draft.write_text(build_report(release), encoding="utf-8")
+    draft.write_text(text, encoding="utf-8")
     draft.replace(to)
     return to
+
+
+def page_html(title: str, body: str, *, styles: Iterable[str] = (), wide: bool = False) -> str:
+    """A whole page around a body that is HTML already: no script, no font, no picture from elsewhere. `styles`: files beside style.css."""
+    style = "".join((resources.files("pipelines.report") / name).read_text(encoding="utf-8") for name in ("style.css", *styles))
+    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
+    opening = '<body class="wide">' if wide else "<body>"
+    return f'<!doctype html><html lang="en">{head}{opening}{body}</body></html>'
 
 
 def build_report(release: Release) -> str:
@@ -52,9 +65,7 @@ def build_report(release: Release) -> str:
         page_section("Pairs", _distributions(pairs)),
         page_section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
     ]
-    style = (resources.files("pipelines.report") / "style.css").read_text(encoding="utf-8")
-    head = f'<meta charset="utf-8"><title>{escape(release.ref)}</title><style>{style}</style>'
-    return f'<!doctype html><html lang="en">{head}<body>{"".join(sections)}</body></html>'
+    return page_html(release.ref, "".join(sections))
 
 
 def page_section(title: str, body: str) -> str:

@@ -6,17 +6,16 @@ Everything comes from the frozen copy of a version. The page has no script and n
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from curators.errors import ConfigError
+from pipelines.report.page import page_html, write_page
 from pipelines.report.turns import turns_text
 from storage import Release
 
@@ -37,12 +36,7 @@ def write_tree(release: Release, prompt_id: str, to: Path) -> Path:
     Raises:
         ConfigError: the version has no trees, or none of that prompt.
     """
-    page = build_tree_page(release, prompt_id)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    draft = to.with_name(f".{to.name}.{os.getpid()}")
-    draft.write_text(page, encoding="utf-8")
-    draft.replace(to)
-    return to
+    return write_page(build_tree_page(release, prompt_id), to)
 
 
 def build_tree_page(release: Release, prompt_id: str) -> str:
@@ -55,11 +49,10 @@ def build_tree_page(release: Release, prompt_id: str) -> str:
     pairs = pl.scan_parquet(release.frozen / "pairs.parquet").filter(pl.col("prompt_id") == found).collect()
     prompt = pl.scan_parquet(release.frozen / "prompts.parquet").filter(pl.col("prompt_id") == found).collect().row(0, named=True)
     trees = [tree_html(rows.to_dicts(), pairs.to_dicts()) for rows in nodes.partition_by("tree_id", maintain_order=True)]
-    style = "".join((resources.files("pipelines.report") / name).read_text(encoding="utf-8") for name in ("style.css", "tree.css"))
     reference = f"<p class=meta>reference</p><pre>{escape(prompt['reference'])}</pre>" if prompt["reference"] else ""
-    head = f'<meta charset="utf-8"><title>{escape(release.ref)} {escape(found)}</title><style>{style}</style>'
     about = f"<h1>{escape(release.ref)}</h1><p class=meta>prompt {escape(found)}</p><pre>{turns_text(prompt['messages'])}</pre>{reference}"
-    return f'<!doctype html><html lang="en">{head}<body class="wide">{about}{_legend()}{"".join(trees)}</body></html>'
+    body = f"{about}{_legend()}{''.join(trees)}"
+    return page_html(f"{release.ref} {found}", body, styles=("tree.css",), wide=True)
 
 
 def drawn_trees(release: Release, place: Path, *, most: int) -> list[dict[str, str]]:

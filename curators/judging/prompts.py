@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import orjson
@@ -62,6 +63,27 @@ def nonce(secret: bytes, *parts: object) -> str:
     return hmac.new(secret, "\x1f".join(map(str, parts)).encode(), hashlib.sha256).hexdigest()[:8]
 
 
+def fenced(name: str, text: str, *, mark: str | None) -> str:
+    """Data as a model is shown it: `without_marks`, and between marks of that name where there is a nonce."""
+    text = without_marks(text)
+    return text if mark is None else f"<<{name}:{mark}>>\n{text}\n<</{name}:{mark}>>"
+
+
+def filled(template: str, values: Mapping[str, str], *, name: str) -> str:
+    """A template with its placeholders filled in one pass.
+
+    Raises:
+        ConfigError: a placeholder has no value.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise ConfigError(f"rubric {name!r}: {{{{{match[1]}}}}} has no value; there are {sorted(values)}")
+        return values[match[1]]
+
+    return _PLACEHOLDER.sub(fill, template)
+
+
 def render(
     rubric: Rubric,
     *,
@@ -78,12 +100,7 @@ def render(
     Raises:
         ConfigError: the rubric names a placeholder that this protocol does not fill.
     """
-    mark = fence_nonce if rubric.fence else None
-
-    def field(name: str, text: str) -> str:
-        text = without_marks(text)
-        return text if mark is None else f"<<{name}:{mark}>>\n{text}\n<</{name}:{mark}>>"
-
+    field = partial(fenced, mark=fence_nonce if rubric.fence else None)
     shown = [label_lines(a, LETTERS[i]) if rubric.line_labels else a for i, a in enumerate(answers)]
     values = {"prompt": field("prompt", prompt), "n": str(len(answers))}
     if reference is not None:
@@ -95,11 +112,6 @@ def render(
     else:
         values["answers"] = "\n".join(f"<text {i}> {field(f'text{i}', text)}" for i, text in enumerate(shown, 1))
 
-    def fill(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise ConfigError(f"rubric {rubric.name!r}: {{{{{match[1]}}}}} has no value; there are {sorted(values)}")
-        return values[match[1]]
-
     messages = [{"role": "system", "content": rubric.system}] if rubric.system else []
-    user = _PLACEHOLDER.sub(fill, rubric.template(reference=reference is not None, text_reply=form == "text"))
+    user = filled(rubric.template(reference=reference is not None, text_reply=form == "text"), values, name=rubric.name)
     return [*messages, {"role": "user", "content": user if form == "text" else f"{user}\n\n{reply_form(rubric, len(answers))}"}]

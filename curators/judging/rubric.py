@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -94,20 +94,10 @@ def load_rubric(name_or_path: str) -> Rubric:
 
 def parse_rubric(text: str, *, origin: str = "rubric") -> Rubric:
     """Read the header and the sections of a rubric's text."""
-    match = re.match(r"\A---\n(.*?)\n---\n(.*)\Z", text, re.DOTALL)
-    if not match:
-        raise ConfigError(f"{origin}: a rubric begins with a header between two lines of ---")
-    lines = [line for line in match[1].splitlines() if line.strip()]
-    if wrong := [line for line in lines if not re.match(r"\w+:", line)]:
-        raise ConfigError(f"{origin}: the header line {wrong[0]!r} is not `key: value`")
-    header = dict(re.findall(r"^(\w+):\s*(.*?)\s*$", match[1], re.MULTILINE))
-    if unknown := sorted(set(header) - _KEYS):
-        raise ConfigError(f"{origin}: unknown header keys {unknown}; allowed are {sorted(_KEYS)}")
+    header, sections = read_sections(text, keys=_KEYS, names=("system", "user", "reply"), origin=origin)
     if header.get("protocol") not in PROTOCOLS:
         raise ConfigError(f"{origin}: protocol is {header.get('protocol')!r}; allowed are {list(PROTOCOLS)}")
     grammar_of(header["protocol"], header.get("verdict", "line"), origin)
-    parts = re.split(r"^# (system|user|reply)\n", match[2], flags=re.MULTILINE)
-    sections = {parts[i]: parts[i + 1].strip("\n") for i in range(1, len(parts), 2)}
     if not sections.get("user"):
         raise ConfigError(f"{origin}: the section '# user' is missing")
     low, high = _scale(header.get("scale", "0-1" if "counts" in header else "1-5"), origin)
@@ -126,6 +116,25 @@ def parse_rubric(text: str, *, origin: str = "rubric") -> Rubric:
         attributes=_attributes(header, origin),
         skip_missing=header.get("missing") == "skip",
     )
+
+
+def read_sections(text: str, *, keys: Collection[str], names: Sequence[str], origin: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The header and the sections of a prompt kept as Markdown: `key: value` lines between two `---`, then `# name` and its text.
+
+    Raises:
+        ConfigError: there is no header, a line of it is no `key: value`, or it has a key that is not among `keys`.
+    """
+    match = re.match(r"\A---\n(.*?)\n---\n(.*)\Z", text, re.DOTALL)
+    if not match:
+        raise ConfigError(f"{origin}: a rubric begins with a header between two lines of ---")
+    lines = [line for line in match[1].splitlines() if line.strip()]
+    if wrong := [line for line in lines if not re.match(r"\w+:", line)]:
+        raise ConfigError(f"{origin}: the header line {wrong[0]!r} is not `key: value`")
+    header = dict(re.findall(r"^(\w+):\s*(.*?)\s*$", match[1], re.MULTILINE))
+    if unknown := sorted(set(header) - set(keys)):
+        raise ConfigError(f"{origin}: unknown header keys {unknown}; allowed are {sorted(keys)}")
+    parts = re.split(rf"^# ({'|'.join(names)})\n", match[2], flags=re.MULTILINE)
+    return header, {parts[i]: parts[i + 1].strip("\n") for i in range(1, len(parts), 2)}
 
 
 def _scale(text: str, origin: str) -> tuple[int, int]:

@@ -9,9 +9,9 @@ what is cited so is named in words afterwards); `fence` (`true`: data stands bet
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ import orjson
 
 from curators.engines.base import digest
 from curators.errors import ConfigError
-from curators.judging.defences import without_marks
-from curators.judging.prompts import answer_text, conversation_text, label_lines
+from curators.judging.prompts import answer_text, conversation_text, fenced, filled, label_lines
+from curators.judging.rubric import read_sections
 
 KINDS = ("general", "detailed")
 _KEYS = {"name", "kind", "line_labels", "fence"}
-_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +81,9 @@ def shipped(name: str) -> str:
 
 def parse_rationale_rubric(text: str, *, origin: str = "rubric") -> RationaleRubric:
     """Read the header and the sections of a rubric's text."""
-    match = re.match(r"\A---\n(.*?)\n---\n(.*)\Z", text, re.DOTALL)
-    if not match:
-        raise ConfigError(f"{origin}: a rubric begins with a header between two lines of ---")
-    header = dict(re.findall(r"^(\w+):\s*(.*?)\s*$", match[1], re.MULTILINE))
-    if unknown := sorted(set(header) - _KEYS):
-        raise ConfigError(f"{origin}: unknown header keys {unknown}; a rationale's rubric has {sorted(_KEYS)}")
+    header, sections = read_sections(text, keys=_KEYS, names=("system", "user"), origin=origin)
     if header.get("kind") not in KINDS:
         raise ConfigError(f"{origin}: kind is {header.get('kind')!r}; allowed are {list(KINDS)}")
-    parts = re.split(r"^# (system|user)\n", match[2], flags=re.MULTILINE)
-    sections = {parts[i]: parts[i + 1].strip("\n") for i in range(1, len(parts), 2)}
     if not sections.get("user"):
         raise ConfigError(f"{origin}: the section '# user' is missing")
     return RationaleRubric(
@@ -135,11 +127,7 @@ def render_rationale(rubric: RationaleRubric, sides: Sides, *, mark: str | None 
     Raises:
         ConfigError: the rubric names a placeholder that there is not.
     """
-
-    def field(name: str, text: str) -> str:
-        text = without_marks(text)
-        return f"<<{name}:{mark}>>\n{text}\n<</{name}:{mark}>>" if rubric.fence and mark else text
-
+    field = partial(fenced, mark=mark if rubric.fence else None)
     first, second = (label_lines(text, letter) if rubric.line_labels else text for text, letter in zip(sides.shown, "AB", strict=True))
     letters = {side: letter for letter, side in sides.names.items()}
     values = {
@@ -150,10 +138,5 @@ def render_rationale(rubric: RationaleRubric, sides: Sides, *, mark: str | None 
         "other": letters["rejected"],
     }
 
-    def fill(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise ConfigError(f"rubric {rubric.name!r}: {{{{{match[1]}}}}} has no value; there are {sorted(values)}")
-        return values[match[1]]
-
     messages = [{"role": "system", "content": rubric.system}] if rubric.system else []
-    return [*messages, {"role": "user", "content": _PLACEHOLDER.sub(fill, rubric.user)}]
+    return [*messages, {"role": "user", "content": filled(rubric.user, values, name=rubric.name)}]

@@ -261,6 +261,7 @@ def test_rubrics_refuse_what_they_do_not_know() -> None:
         ("# user\nx", "begins with a header"),
         ("---\nkind: long\n---\n# user\nx", "kind is 'long'"),
         ("---\nkind: general\nvotes: 2\n---\n# user\nx", "unknown header keys"),
+        ("---\nkind general\n---\n# user\nx", "the header line 'kind general' is not `key: value`"),
         (head + "# system\nx", "'# user' is missing"),
     ):
         with pytest.raises(ConfigError, match=said):

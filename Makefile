@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: demo demo-llm test test-slow check bench format clean
@@ -19,10 +20,10 @@ demo-llm: $(BIN)/.installed  ## a real chat model as policy and as judge, about 
 	$(BIN)/python examples/llm/demo.py
 
 test: $(BIN)/.installed  ## under ten minutes on two cores
-	$(BIN)/python -m pytest
+	$(PYTEST) -n 2 --dist worksteal
 
 test-slow: $(BIN)/.installed  ## servers, trainers, browsers
-	$(BIN)/python -m pytest -m slow --timeout 900
+	$(PYTEST) -m slow --timeout 900
 
 check: $(BIN)/.installed  ## what CI runs first
 	$(BIN)/ruff format --check .

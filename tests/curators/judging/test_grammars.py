@@ -210,9 +210,9 @@ def test_100_kb_are_read_in_linear_time(kind: str, name: str) -> None:
     texts = [piece * (100_000 // len(piece)) for piece in pieces]
     texts += [f"{start}{' ' * 100_000}b" for start in ("Verdict: A", "Score: 4", "Verdict: answer", "Output (a)", "[RESULT] 4", "[[A")]
     for text in texts:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         read(kind, name, text)
-        assert time.perf_counter() - begin < 1, text[:30]
+        assert time.thread_time() - begin < 1, text[:30]
 
 
 @settings(deadline=None, max_examples=200)

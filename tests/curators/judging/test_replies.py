@@ -162,9 +162,9 @@ def test_no_text_crashes_the_reader(text: str) -> None:
     "text", ['{"a":' * 20_000, '{"' * 50_000, '{"a":1,"b":{"a":1},' * 5_000, "{ " * 50_000, f'{{"reason": "{"x" * 100_000}"}}']
 )
 def test_100_kb_take_no_time(text: str) -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     read(text)
-    assert time.perf_counter() - begin < 0.5
+    assert time.thread_time() - begin < 0.5
 
 
 @pytest.mark.parametrize("name", ["pairwise", "pairwise-letter", "pointwise", "listwise", "step"])

@@ -119,6 +119,9 @@ def test_what_runs_in_the_event_loop_takes_no_time_on_any_text(piece: str) -> No
     text = (piece * QUICK_CHARS)[:QUICK_CHARS]
     for name in ("exact", "numeric", "boxed", "choice"):
         for response in (text, f"\\boxed{{{text}}}", f"answer{' ' * (QUICK_CHARS // 2)}{text[: QUICK_CHARS // 2]}"):
-            began = time.process_time()
-            CHECKS[name](prompt="", response=response, reference="B" if name == "choice" else "5")
-            assert time.process_time() - began < 0.5
+            took = []
+            for _ in range(3):  # the least of three: a collection of garbage may fall into one
+                began = time.thread_time()
+                CHECKS[name](prompt="", response=response, reference="B" if name == "choice" else "5")
+                took.append(time.thread_time() - began)
+            assert min(took) < 0.5

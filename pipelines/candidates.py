@@ -19,6 +19,7 @@ from curators.gates import Candidate, GateBounds, check_gates
 from curators.sampling import bad_prompt, mark_duplicates, prompt_of
 from curators.schema import GENERATIONS, JUDGMENTS, PROMPTS, RATIONALES, frame
 from pipelines.config import PromptsConfig, login_name
+from pipelines.derived import inherited_facts, parents_told
 from pipelines.runs import Run, code_digest
 from storage import Release
 from storage import publish as publish_version
@@ -71,14 +72,14 @@ OWN_FACTS = {
 
 def publish(run: Run) -> dict[str, Any]:
     """Every fact into the lake, also of a refused candidate: it was paid for. The pairs only when all gates pass."""
-    own: dict[str, pl.DataFrame | str] = {}
+    own = inherited_facts(run.parents[0]) if run.parents else {}
     for table, data in _facts(run):
         if data.height:
             run.lake.append(table, data, commit_id=f"{run.key}/{table}", replacing="reference" if table == "prompts" else None)
         own |= {table: data.select(OWN_FACTS[table]).unique()} if table in OWN_FACTS else {}
     if run.figures.refusal is None:
         pairs = run.read("pairs")
-        own["nodes"] = "tree_id" if "tree_id" in pairs.columns else pl.DataFrame(schema={"tree_id": pl.String})
+        own.setdefault("nodes", "tree_id" if "tree_id" in pairs.columns else pl.DataFrame(schema={"tree_id": pl.String}))
         release = publish_version(
             run.lake,
             run.config.dataset,
@@ -110,6 +111,8 @@ def announce(run: Run, emit: Callable[[Release], None]) -> None:
 
 
 def _facts(run: Run) -> Iterable[tuple[str, pl.DataFrame]]:
+    if run.parents:
+        return
     # A duplicate has the id of the row that it repeats, and that row is there.
     yield "prompts", run.read("prompts").filter(pl.col("state") != "duplicate").unique("prompt_id", keep="first", maintain_order=True)
     yield "generations", run.read_shards("generations", GENERATIONS)
@@ -130,6 +133,7 @@ def manifest(run: Run) -> Mapping[str, Any]:
         "kind": run.kind,
         "recipe": run.config.model_dump(mode="json", exclude={"lake", "author"}),
         "recipe_digest": run.key,
+        **parents_told(run.parents),
         "code_digest": code_digest(),
         "seed": run.seed,
         "policy": run.fingerprints.get("policy"),

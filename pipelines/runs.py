@@ -28,6 +28,7 @@ from curators.engines.budget import Budget
 from curators.engines.cached import CachedEngine
 from curators.sampling import Row
 from pipelines.config import PromptsConfig, RunConfig
+from pipelines.derived import parents_told
 from pipelines.figures import Figures
 from storage import Lake, Release
 from storage.calls import CallLedger
@@ -53,6 +54,7 @@ class Run:
     ledger: CallLedger | None = None
     session: str = ""  # names this process's calls in the ledger
     release: Release | None = None
+    parents: tuple[Release, ...] = ()  # the published versions that it starts from
     figures: Figures = field(default_factory=Figures)
     done: set[str] = field(default_factory=set)  # ids of the prompts that are through
     slots: asyncio.Semaphore | None = None  # of trees searched at a time
@@ -76,6 +78,7 @@ class Run:
             "dataset": self.config.dataset,
             "version": release.version if release else None,
             "digest": release.digest if release else None,
+            **parents_told(self.parents),
             "capped": self.capped or found.get("capped"),
             "counts": figures.counts or found.get("counts"),
             "funnel": [funnel.as_dict() for funnel in figures.funnels] or found.get("funnel"),

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from curators.diagnostics import audit_shortcuts, max_shortcut_accuracy
+from curators.diagnostics import audit_shortcuts
+from curators.gates import Candidate, max_shortcut_accuracy
 from curators.importing import import_facts
 from curators.judging.verdicts import group_scores, verdicts
 from curators.pairs import PairConfig, build_pairs
@@ -27,7 +28,7 @@ def report(path: Path) -> None:
     for row in summary["shortcuts"].values():
         _print(path, row)
     _print(path, {name: value for name, value in summary.items() if name != "shortcuts"})
-    _print(path, max_shortcut_accuracy(summary).as_dict())
+    _print(path, max_shortcut_accuracy(Candidate(pairs=pairs, audit=summary), 0.65).as_dict())
 
 
 def _print(path: Path, row: dict[str, Any]) -> None:

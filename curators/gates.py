@@ -31,6 +31,7 @@ class GateBounds:
     max_judge_inconsistent_share: float | None = 0.5
     max_judge_first_deviation: float | None = None
     min_rationale_share: float | None = None
+    max_shortcut_accuracy: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +53,7 @@ class Candidate:
     """What is to be published: its pairs, and the health of who labelled them, a judge (`judge_health`) or searches (`search_health`).
 
     Both are null where the labels came with the data. `trial`: the health of the judge, or panel, on gold pairs, null: it was not tried.
-    `rationales` (`rationale_health`): null where none were written.
+    `rationales` (`rationale_health`): null where none were written. `audit` (`audit_shortcuts(pairs).summary`): null where none was made.
     """
 
     pairs: pl.DataFrame
@@ -60,6 +61,7 @@ class Candidate:
     search: Mapping[str, Any] | None = None
     trial: Mapping[str, Any] | None = None
     rationales: Mapping[str, Any] | None = None
+    audit: Mapping[str, Any] | None = None
 
     @property
     def judge(self) -> Mapping[str, Any] | None:
@@ -162,6 +164,30 @@ def min_rationale_share(candidate: Candidate, bound: float) -> GateResult:
     return _at_least("min_rationale_share", candidate.rationales["explained"], bound, "pairs have a rationale that passed every check")
 
 
+def max_shortcut_accuracy(candidate: Candidate, bound: float) -> GateResult:
+    """No trivial rule, nor its opposite, and no words alone predict more than `bound` of the labels (`expected`).
+
+    A model that is wrong more often than a coin is no leak; what takes the prompt to predict is none either. Where no figure is known the
+    gate does not apply.
+    """
+    name = "max_shortcut_accuracy"
+    rows = candidate.audit["shortcuts"].values() if candidate.audit else ()
+    strengths = [(_strength(row), row) for row in rows if row["expected"] is not None and row["kind"] != "ablation"]
+    if not strengths:
+        return _not_applicable(name, bound, "there is nothing to count")
+    figure, row = max(strengths, key=lambda found: (found[0], found[1]["name"]))
+    what = f"not {row['name']}" if figure > row["expected"] else row["name"]
+    bounds = sorted(abs(float(figure > row["expected"]) - end) for end in (row["expected_low"], row["expected_high"]) if end is not None)
+    interval = f", 95% interval {bounds[0]:.1%} to {bounds[1]:.1%}" if len(bounds) == 2 else ""
+    detail = f"{what!r} predicts {figure:.1%} of {row['n']} labels ({row['n_decided']} decided{interval}); at most {bound:.1%}"
+    return GateResult(name=name, figure=figure, bound=bound, passed=figure <= bound, detail=detail)
+
+
+def _strength(row: Mapping[str, Any]) -> float:
+    expected = float(row["expected"])
+    return max(expected, 1 - expected) if row["kind"] == "rule" else expected
+
+
 GATES: Mapping[str, Gate] = {
     "min_pairs": min_pairs,
     "max_duplicate_share": max_duplicate_share,
@@ -175,6 +201,7 @@ GATES: Mapping[str, Gate] = {
     "max_judge_inconsistent_share": max_judge_inconsistent_share,
     "max_judge_first_deviation": max_judge_first_deviation,
     "min_rationale_share": min_rationale_share,
+    "max_shortcut_accuracy": max_shortcut_accuracy,
 }
 """By the name of their bound in `GateBounds`."""
 

@@ -52,9 +52,13 @@ def prompt_row(row: Any, file: str) -> dict[str, Any]:
 
 def weigh(run: Run, pairs: pl.DataFrame, counts: Mapping[str, int]) -> dict[str, int]:
     """The gates' results of a candidate and its counts into the run's figures, its pairs into the run's directory."""
-    figures = run.figures
-    candidate = Candidate(pairs=pairs, health=figures.health, search=figures.search, trial=figures.trial, rationales=figures.rationales)
-    figures.gates = check_gates(candidate, GateBounds(**run.config.gates.model_dump()))
+    figures, bounds = run.figures, GateBounds(**run.config.gates.model_dump())
+    if bounds.max_shortcut_accuracy is not None and figures.audit is None:
+        from curators.diagnostics import audit_shortcuts  # here: it brings scikit-learn, which most runs do without
+
+        figures.audit = dict(audit_shortcuts(pairs).summary)
+    judged = {name: getattr(figures, name) for name in ("health", "search", "trial", "rationales", "audit")}
+    figures.gates = check_gates(Candidate(pairs=pairs, **judged), bounds)
     figures.counts = {**counts, "pairs": pairs.height}
     known = pairs["on_policy"].drop_nulls()
     figures.on_policy_share = int(known.sum()) / pairs.height if known.len() else None
@@ -145,6 +149,7 @@ def manifest(run: Run) -> Mapping[str, Any]:
         "search": figures.search,
         **({"rationales": figures.rationales} if figures.rationales else {}),
         "trial": figures.trial,
+        **({"audit": figures.audit} if figures.audit else {}),
         "gates": [gate.as_dict() for gate in figures.gates],
         "counts": figures.counts,
         "on_policy_share": figures.on_policy_share,

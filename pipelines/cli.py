@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from pipelines.commands import attacking, datasets, doctor, judging, running, trees
+from pipelines.commands import attacking, auditing, datasets, doctor, judging, running, trees
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -15,7 +15,15 @@ def main() -> None:
     """A factory for preference data: sample, judge, pair, gate, publish, hand off."""
 
 
-for command in (*running.COMMANDS, *datasets.COMMANDS, *trees.COMMANDS, *judging.COMMANDS, *attacking.COMMANDS, *doctor.COMMANDS):
+for command in (
+    *running.COMMANDS,
+    *datasets.COMMANDS,
+    *trees.COMMANDS,
+    *judging.COMMANDS,
+    *attacking.COMMANDS,
+    *auditing.COMMANDS,
+    *doctor.COMMANDS,
+):
     main.add_command(command)
 if __name__ == "__main__":
     main()

@@ -150,6 +150,9 @@ class GatesConfig(Strict):
     max_judge_inconsistent_share: float | None = Field(0.5, ge=0, le=1)
     max_judge_first_deviation: float | None = Field(None, ge=0, le=0.5, description="|share of verdicts for the first shown - 1/2|")
     min_rationale_share: float | None = Field(None, ge=0, le=1, description="of pairs with a rationale that passed every check")
+    max_shortcut_accuracy: float | None = Field(
+        None, ge=0.5, le=1, description="of labels that a trivial rule, or words without the prompt, predict; .65 is a leak"
+    )
 
 
 class CapsConfig(Strict):

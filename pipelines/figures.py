@@ -22,6 +22,7 @@ class Figures:
     search: dict[str, Any] | None = None
     rationales: dict[str, Any] | None = None
     trial: dict[str, Any] | None = None  # the health of the judge, or panel, on gold pairs, before anything was sampled
+    audit: dict[str, Any] | None = None  # how far trivial rules predict the labels
     trees: Counter[str] = field(default_factory=Counter)  # how many were `searched` by this process, and how many were `known` before
     gates: list[GateResult] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)

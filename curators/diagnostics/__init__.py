@@ -1,5 +1,5 @@
 """What a set of pairs would teach besides quality: `audit_shortcuts` is the door, docs/filters.md says what it measures."""
 
-from curators.diagnostics.audit import ShortcutAudit, audit_shortcuts, max_shortcut_accuracy
+from curators.diagnostics.audit import ShortcutAudit, audit_shortcuts
 
-__all__ = ["ShortcutAudit", "audit_shortcuts", "max_shortcut_accuracy"]
+__all__ = ["ShortcutAudit", "audit_shortcuts"]

@@ -1,4 +1,4 @@
-"""The whole audit of a set of pairs, as a frame for people and a JSON summary for a report page and a gate."""
+"""The whole audit of a set of pairs, as a frame for people and a JSON summary for a report page and the gate `max_shortcut_accuracy`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from curators.diagnostics.overlap import pair_overlap
 from curators.diagnostics.shortcuts import SHORTCUTS, accuracies, rule_hits
 from curators.diagnostics.sides import pair_texts
 from curators.diagnostics.style import style_share
-from curators.gates import GateResult
 from curators.statistics.intervals import Estimate, Floats, cluster_ratio
 
 _SHARES = ("edit_share", "shared_token_share", "prefix_share")
-LEAK = 0.65
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,31 +53,6 @@ def audit_shortcuts(pairs: pl.DataFrame, *, seed: int = 0) -> ShortcutAudit:
         "on_policy": _mean(texts["on_policy"].cast(pl.Float64), prompts, seed) if "on_policy" in texts.columns else None,
     }
     return ShortcutAudit(shortcuts=found, pairs=each, summary=summary)
-
-
-def max_shortcut_accuracy(summary: Mapping[str, Any], bound: float = LEAK) -> GateResult:
-    """The gate: no rule, nor its opposite, and no words alone predict more than `bound` of the labels (`expected`).
-
-    A model that is wrong more often than a coin is no leak; what takes the prompt to predict is none either. Where no figure is known the
-    gate does not apply.
-    """
-    name = "max_shortcut_accuracy"
-    strengths = [
-        (_strength(row), row) for row in summary["shortcuts"].values() if row["expected"] is not None and row["kind"] != "ablation"
-    ]
-    if not strengths:
-        return GateResult(name=name, figure=None, bound=bound, passed=True, detail="not applicable: there is nothing to count")
-    figure, row = max(strengths, key=lambda found: (found[0], found[1]["name"]))
-    what = f"not {row['name']}" if figure > row["expected"] else row["name"]
-    bounds = sorted(abs(float(figure > row["expected"]) - end) for end in (row["expected_low"], row["expected_high"]) if end is not None)
-    interval = f", 95% interval {bounds[0]:.1%} to {bounds[1]:.1%}" if len(bounds) == 2 else ""
-    detail = f"{what!r} predicts {figure:.1%} of {row['n']} labels ({row['n_decided']} decided{interval}); at most {bound:.1%}"
-    return GateResult(name=name, figure=figure, bound=bound, passed=figure <= bound, detail=detail)
-
-
-def _strength(row: Mapping[str, Any]) -> float:
-    expected = float(row["expected"])
-    return max(expected, 1 - expected) if row["kind"] == "rule" else expected
 
 
 def _models(hits: Mapping[str, Floats], prompts: pl.Series, reason: str | None, seed: int) -> list[pl.DataFrame]:

@@ -10,7 +10,7 @@ from typing import Any
 from curators.judging.attacks import attack_line
 from curators.judging.attacks.factorial import STATUSES, effect_lines, reversal_lines
 from pipelines.report.charts import attack_chart, effects_chart
-from pipelines.report.page import page_html, page_section, page_table, write_page
+from pipelines.report.layout import page_html, page_section, page_table, write_page
 
 
 def write_attack_report(found: Mapping[str, Any], to: Path) -> Path:

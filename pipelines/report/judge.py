@@ -9,7 +9,7 @@ from typing import Any
 
 from curators.judging.health import MEASURES, health_rows
 from pipelines.report.charts import counts_chart, health_chart, reliability_chart
-from pipelines.report.page import page_html, page_section, page_table, write_page
+from pipelines.report.layout import page_html, page_section, page_table, write_page
 
 
 def write_judge_report(found: Mapping[str, Any], to: Path) -> Path:

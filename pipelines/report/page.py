@@ -6,11 +6,8 @@ is escaped: candidates are written by models, and a page must show their markup 
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +17,17 @@ from curators.judging.health import MEASURES
 from curators.rationales.health import MEASURES as RATIONALE_MEASURES
 from curators.stepsearch.health import MEASURES as SEARCH_MEASURES
 from pipelines.report.charts import funnel_chart, health_chart, histogram
+from pipelines.report.layout import page_html, page_section, page_table, write_page
+from pipelines.report.shortcuts import shortcut_section
 from pipelines.report.turns import turns_text
 from storage import Release
 
 EXAMPLES = 5
-_FIGURE = re.compile(r"[-+]?\d[\d.,]*%?( of [\d,]+)?( \([^()]*\))?|[-+]?\d[\d.,]* to [-+]?\d[\d.,]*")
-"""A number with what it is of and its interval, or an interval alone: it stays on one line."""
 
 
 def write_report(release: Release, to: Path) -> Path:
     """Write the page of a version; returns the file."""
     return write_page(build_report(release), to)
-
-
-def write_page(text: str, to: Path) -> Path:
-    """Write a page whole or not at all; returns the file."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    draft = to.with_name(f".{to.name}.{os.getpid()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(to)
-    return to
-
-
-def page_html(title: str, body: str, *, styles: Iterable[str] = (), wide: bool = False) -> str:
-    """A whole page around a body that is HTML already: no script, no font, no picture from elsewhere. `styles`: files beside style.css."""
-    style = "".join((resources.files("pipelines.report") / name).read_text(encoding="utf-8") for name in ("style.css", *styles))
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
-    opening = '<body class="wide">' if wide else "<body>"
-    return f'<!doctype html><html lang="en">{head}{opening}{body}</body></html>'
 
 
 def build_report(release: Release) -> str:
@@ -62,31 +42,11 @@ def build_report(release: Release) -> str:
         if manifest.get("search")
         else page_section("Judge", _health(manifest.get("health"))),
         *([page_section("Rationales", _rationales(manifest["rationales"]))] if manifest.get("rationales") else []),
+        *([shortcut_section(manifest["audit"])] if manifest.get("audit") else []),
         page_section("Pairs", _distributions(pairs)),
         page_section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
     ]
     return page_html(release.ref, "".join(sections))
-
-
-def page_section(title: str, body: str) -> str:
-    """A heading and what stands under it; `body` is HTML already."""
-    return f"<h2>{title}</h2>{body}"
-
-
-def page_table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A table of values, each escaped and written as its type is."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return f'<td class="{"yes" if value else "no"}">{"passed" if value else "failed"}</td>'
-    if isinstance(value, int | float):
-        return f'<td class="n">{value:,.4g}</td>' if isinstance(value, float) else f'<td class="n">{value:,}</td>'
-    figure = isinstance(value, str) and _FIGURE.fullmatch(value)
-    return f"<td{' class=f' if figure else ''}>{escape('-' if value is None else str(value))}</td>"
 
 
 def _head(release: Release) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from curators.errors import ConfigError
-from pipelines.report.page import page_html, write_page
+from pipelines.report.layout import page_html, write_page
 from pipelines.report.turns import turns_text
 from storage import Release
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import orjson
 import polars as pl
 import pytest
 
-from curators.diagnostics import audit_shortcuts, max_shortcut_accuracy
+from curators.diagnostics import audit_shortcuts
 from curators.diagnostics.lexical import model_hits, swapped
 from curators.diagnostics.shortcuts import accuracies, rule_hits, source_hits
 from curators.diagnostics.sides import FEATURES, pair_texts
 from curators.errors import SchemaError
+from curators.gates import Candidate, GateResult, max_shortcut_accuracy
 from curators.importing import import_facts
 from curators.judging.verdicts import group_scores, verdicts
 from curators.pairs import PairConfig, build_pairs
@@ -145,7 +147,7 @@ def test_no_pairs_at_all_is_an_audit_with_nothing_in_it() -> None:
     audit = audit_shortcuts(noise(2).clear())
     assert audit.summary["n_pairs"] == 0
     assert audit.shortcuts["expected"].null_count() == audit.shortcuts.height
-    result = max_shortcut_accuracy(audit.summary)
+    result = gate(audit.summary)
     assert (result.passed, result.figure) == (True, None)
     assert "not applicable" in result.detail
 
@@ -161,6 +163,10 @@ def test_the_audit_does_not_depend_on_the_order_of_rows_and_is_json() -> None:
     assert one.shortcuts.height == len(FEATURES) + 1 + 4
 
 
+def gate(summary: Mapping[str, Any]) -> GateResult:
+    return max_shortcut_accuracy(Candidate(pairs=noise(1), audit=summary), 0.65)
+
+
 def longer_wins(share: float, n: int = 100) -> pl.DataFrame:
     """Of n pairs that share of the chosen sides is the longer one."""
     rows = []
@@ -173,7 +179,7 @@ def longer_wins(share: float, n: int = 100) -> pl.DataFrame:
 @pytest.mark.parametrize(("share", "passed"), [(0.5, True), (0.65, True), (0.66, False), (0.35, True), (0.34, False)])
 def test_the_gate_refuses_a_rule_and_its_opposite_beyond_the_bound(share: float, passed: bool) -> None:
     summary = {"shortcuts": {"longer": audit_rows(longer_wins(share))["longer"]}}
-    result = max_shortcut_accuracy(summary, 0.65)
+    result = gate(summary)
     assert result.passed is passed
     assert result.figure == pytest.approx(max(share, 1 - share))
     assert ("'not longer'" if share < 0.5 else "'longer'") in result.detail
@@ -187,7 +193,7 @@ def audit_rows(pairs: pl.DataFrame) -> dict[str, dict[str, Any]]:
 
 def test_the_gates_interval_is_that_of_what_it_names() -> None:
     row = audit_rows(longer_wins(0.3))["longer"]
-    detail = max_shortcut_accuracy({"shortcuts": {"longer": row}}, 0.65).detail
+    detail = gate({"shortcuts": {"longer": row}}).detail
     assert f"{1 - row['expected_high']:.1%} to {1 - row['expected_low']:.1%}" in detail
 
 
@@ -203,7 +209,7 @@ def test_a_model_that_takes_the_prompt_is_no_leak_and_one_that_is_wrong_is_none(
         "words": {**row, "name": "words", "kind": "model", "expected": 0.3},
         "words_and_prompt": {**row, "name": "words_and_prompt", "kind": "ablation", "expected": 0.99},
     }
-    assert max_shortcut_accuracy({"shortcuts": rows}, 0.65).figure == 0.3
+    assert gate({"shortcuts": rows}).figure == 0.3
 
 
 def test_pairs_without_their_columns_are_refused() -> None:
@@ -225,4 +231,4 @@ def test_on_human_pairs_the_longer_answer_loses_more_often_and_words_know_more()
     assert summary["n_pairs"] == 1159
     assert summary["shortcuts"]["longer"]["high"] < 0.5
     assert summary["shortcuts"]["words"]["low"] > 0.55
-    assert max_shortcut_accuracy(summary).passed
+    assert gate(summary).passed

@@ -22,14 +22,14 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.errors import StorageError
+from storage.sqlite import chunks, connect, marks, migrate, select_many, transaction, typed
 
+WHAT = "call ledger"
 FORMAT = 1  # PRAGMA user_version
-CHUNK = 500  # keys in one statement; SQLite allows 32,766 parameters
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT NOT NULL,           -- of one sample
@@ -73,13 +73,13 @@ class CallLedger:
         self.path = path
         self.owner = uuid.uuid4().hex
         self._owners = path.with_name(path.name + ".owners")
-        with _typed(path):
+        with typed(WHAT, path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._owners.mkdir(exist_ok=True)
             self._lock_fd = _lock_new(self._owners / self.owner)
-            self._writer = _connect(path)
-            _migrate(self._writer, path)
-            self._reader = _connect(path)
+            self._writer = connect(path)
+            migrate(self._writer, path, what=WHAT, schema=SCHEMA, version=FORMAT)
+            self._reader = connect(path)
         self._write_lock = threading.Lock()
         self._read_lock = threading.Lock()
         self._closed = False
@@ -87,8 +87,8 @@ class CallLedger:
 
     def get_many(self, keys: Sequence[str]) -> dict[str, bytes]:
         """The answers that are there, by key."""
-        with self._read_lock, _typed(self.path):
-            return _select(self._reader, keys)
+        with self._read_lock, typed(WHAT, self.path):
+            return select_many(self._reader, "calls", keys)
 
     def write(
         self,
@@ -112,7 +112,7 @@ class CallLedger:
             batch is kept then.
         """
         now = time.time()
-        with self._write_lock, _typed(self.path), _transaction(self._writer) as db:
+        with self._write_lock, typed(WHAT, self.path), transaction(self._writer) as db:
             if answers:
                 db.executemany(INSERT_CALL, [{**row, "created_at": now} for row in answers])
             if failures:
@@ -135,7 +135,7 @@ class CallLedger:
         total = (
             "COUNT(*), TOTAL(sent), TOTAL(prompt_tokens), TOTAL(completion_tokens), TOTAL(cost_usd), TOTAL(cost_usd IS NULL AND sent > 0)"
         )
-        with self._read_lock, _typed(self.path):
+        with self._read_lock, typed(WHAT, self.path):
             calls = self._reader.execute(f"SELECT {total} FROM calls{where}", args).fetchone()
             failed = self._reader.execute(f"SELECT {total} FROM failures{where}", args).fetchone()
             hits = self._reader.execute(f"SELECT TOTAL(n) FROM hits{where}", args).fetchone()
@@ -175,11 +175,11 @@ class CallLedger:
             self._lock_fd = -1
 
     def _claim(self, db: sqlite3.Connection, keys: Sequence[str]) -> tuple[dict[str, bytes], set[str]]:
-        found = _select(db, keys)
+        found = select_many(db, "calls", keys)
         wanted = [key for key in keys if key not in found]
         held: dict[str, str] = {}
-        for chunk in _chunks(wanted):
-            held.update(db.execute(f"SELECT key, owner FROM claims WHERE key IN ({_marks(chunk)})", chunk).fetchall())
+        for chunk in chunks(wanted):
+            held.update(db.execute(f"SELECT key, owner FROM claims WHERE key IN ({marks(chunk)})", chunk).fetchall())
         dead = {owner for owner in set(held.values()) if owner != self.owner and not _alive(self._owners / owner)}
         for owner in dead:
             db.execute("DELETE FROM claims WHERE owner = ?", (owner,))
@@ -209,78 +209,10 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=NORMAL")
-    return db
-
-
-def _migrate(db: sqlite3.Connection, path: Path) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version > FORMAT:
-        raise StorageError(f"call ledger {path}: format {version} is later than this program's {FORMAT}; use the newer program")
-    if version < FORMAT:
-        with _transaction(db):
-            for statement in SCHEMA.split(";\n"):
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version={FORMAT}")
-
-
-def _select(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    for chunk in _chunks(keys):
-        found.update(db.execute(f"SELECT key, value FROM calls WHERE key IN ({_marks(chunk)})", chunk).fetchall())
-    return found
-
-
 def _where(*, run_id: str | None, since: float | None, engine: str | None) -> tuple[str, list[Any]]:
     terms = [("run_id = ?", run_id), ("created_at >= ?", since), ("engine = ?", engine)]
     used = [(term, value) for term, value in terms if value is not None]
     return (" WHERE " + " AND ".join(term for term, _ in used) if used else ""), [value for _, value in used]
-
-
-def _chunks(keys: Sequence[str]) -> Iterator[list[str]]:
-    for start in range(0, len(keys), CHUNK):
-        yield list(keys[start : start + CHUNK])
-
-
-def _marks(chunk: Sequence[str]) -> str:
-    return ",".join("?" * len(chunk))
-
-
-@contextlib.contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield db
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
-    try:
-        db.execute("COMMIT")
-    except sqlite3.Error:
-        with contextlib.suppress(sqlite3.Error):
-            db.execute("ROLLBACK")
-        raise
-
-
-@contextlib.contextmanager
-def _typed(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        said = str(error)
-        if "full" in said or "No space" in said:
-            advice = "free some space and run again: what was answered until now is kept"
-        elif "locked" in said:
-            advice = "another process has written for over a minute; stop it or wait for it"
-        elif "not a database" in said or "malformed" in said:
-            advice = "it is not a call ledger or is damaged; move it away to begin a new one"
-        else:
-            advice = "check that its directory exists and can be written"
-        raise StorageError(f"call ledger {path}: {said}; {advice}") from error
 
 
 def _lock_new(path: Path) -> int:

@@ -36,7 +36,19 @@ from storage.extensions import connect, extension_path, load_extension
 from storage.facts import fact_key
 
 CATALOG = "__ducklake_metadata_lake"
-OWN_ENTRIES = ("catalog.sqlite", "data", "frozen", "writer.lock", "secret", "tmp", "calls.sqlite", "checkpoints", "runs", "prefect")
+OWN_ENTRIES = (
+    "catalog.sqlite",
+    "data",
+    "frozen",
+    "writer.lock",
+    "secret",
+    "tmp",
+    "calls.sqlite",
+    "vectors.sqlite",
+    "checkpoints",
+    "runs",
+    "prefect",
+)
 
 _TABLES = """
 CREATE SCHEMA IF NOT EXISTS lake.datasets;

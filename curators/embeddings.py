@@ -22,11 +22,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from curators.engines.base import digest
 from curators.engines.fingerprint import fingerprint
-from curators.engines.models import first_line, quietly
 from curators.errors import ConfigError, EngineError
 
 Vectors = npt.NDArray[np.float32]
@@ -156,10 +154,10 @@ class SentenceEncoder:
     def __init__(self, path: str | Path, *, device: str | None = None, batch: int = 64) -> None:
         from sentence_transformers import SentenceTransformer
 
+        from curators.engines.models import first_line, quietly
+
         folder = Path(path).expanduser()
-        if not (folder / "modules.json").is_file():
-            raise EngineError(f"{path}: no modules.json in this directory; give a sentence-transformers model")
-        self.fingerprint = f"st-{_digest_of(folder)}"
+        self.fingerprint = sentence_fingerprint(folder)
         self._batch = batch
         try:
             with quietly():
@@ -182,10 +180,13 @@ class LastTokenEncoder:
     """
 
     def __init__(self, path: str | Path, *, device: str | None = None) -> None:
+        import torch
         from transformers import AutoModel, AutoTokenizer
 
+        from curators.engines.models import first_line, quietly
+
         folder = Path(path).expanduser()
-        self.fingerprint = f"last-{fingerprint(folder)}"
+        self.fingerprint = last_token_fingerprint(folder)
         try:
             with quietly():
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
@@ -196,7 +197,6 @@ class LastTokenEncoder:
         self.dimensions = int(config.hidden_size)
         self.context = int(getattr(config, "max_position_embeddings", None) or 1 << 20)
 
-    @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Rows as they leave the model, not of length 1; NaN where a text has no token, or more than the context takes."""
         out = np.full((len(texts), self.dimensions), np.nan, dtype=np.float32)
@@ -213,22 +213,38 @@ class LastTokenEncoder:
 
     def _forward(self, rows: Sequence[list[int]]) -> Vectors:
         """Padding stands on the right, where causal attention does not look."""
+        import torch
+
         longest, place = max(map(len, rows)), self._model.device
         ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=place)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=place)
-        states = self._model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        with torch.inference_mode():
+            states = self._model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         last = torch.tensor([len(row) - 1 for row in rows], device=place)
         found: Vectors = states[torch.arange(len(rows), device=place), last].float().cpu().numpy()
         return found
 
 
-def _digest_of(folder: Path) -> str:
-    """Of weights, tokenizer and all modules."""
+def sentence_fingerprint(folder: Path) -> str:
+    """Which sentence-transformers model: a digest of weights, tokenizer and all modules. Nothing is loaded.
+
+    Raises:
+        EngineError: the directory holds no such model.
+    """
+    if not (folder / "modules.json").is_file():
+        raise EngineError(f"{folder}: no modules.json in this directory; give a sentence-transformers model")
     whole = hashlib.sha256(fingerprint(folder).encode())
     for file in sorted({file for part in _MORE_PARTS for file in folder.glob(part) if file.is_file()}):
         whole.update(f"{file.relative_to(folder).as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return whole.hexdigest()[:16]
+    return f"st-{whole.hexdigest()[:16]}"
+
+
+def last_token_fingerprint(folder: Path) -> str:
+    """Which policy, as an encoder. Nothing is loaded."""
+    return f"last-{fingerprint(folder)}"
 
 
 def _device() -> str:
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -263,9 +263,11 @@ STEP_LABELS: Schema = MappingProxyType(
 CONTRASTS: Schema = MappingProxyType(
     {
         "contrast_id": _T,  # content id of everything below but the measurements
+        # content id of what was asked: method, settings, source, engines, checker and seed; null: made outside of a flow
+        "synthesis_id": _T,
         "prompt_id": _T,  # of the prompt that it was made from, whatever was added to that; decides the split
         "pair_id": _T,  # of the row of `pairs` or `joint_pairs` that it becomes; null when not ok
-        # rlcd | clair | ladder | step_error | single_edit | west_of_n | mapl_intra | mapl_inter | janus | context | d2o | a rule
+        # rlcd | clair | ladder | step_error | single_edit | west_of_n | mapl_intra | mapl_inter | janus | context | d2o | reversed | a rule
         "method": _T,
         "parameters": _T,  # JSON object: how this one was made
         "source_ids": pl.List(pl.String()),  # generation or pair ids that it was made from

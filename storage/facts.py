@@ -22,6 +22,7 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "judgments": "judgment_id",
         "rationales": "rationale_id",
         "nodes": "node_id",
+        "contrasts": "contrast_id",
     }
 )
 """The fact tables and the column that identifies a row of each; every fact has the `prompt_id` that it is about."""
@@ -72,8 +73,11 @@ def chosen(facts: Own) -> Chosen:
     return found
 
 
-def facts_query(table: str, *, pairs: str, which: Chosen, at: str = "") -> str:
-    """SQL of a version's rows of one fact table, ordered by id. `pairs` is the table of its pairs, `at` a snapshot clause."""
+def facts_query(table: str, *, pairs: str, which: Chosen, at: str = "", about: str | None = None) -> str:
+    """SQL of a version's rows of one fact table, ordered by id. `pairs` is the table of its pairs, `at` a snapshot clause.
+
+    `about`: the column that a fact shares with the pairs that it belongs to, where it is not that of `ABOUT`.
+    """
     rows = which.get(table)
     if isinstance(rows, str):
         column = identifier(rows)
@@ -81,7 +85,7 @@ def facts_query(table: str, *, pairs: str, which: Chosen, at: str = "") -> str:
         ours = f"{column} IN (SELECT pair.{column} FROM (FROM {pairs}) AS pair)"
     else:
         ours = "true" if rows is None else " OR ".join(map(_equal, rows)) or "false"
-    about = ABOUT.get(table, "prompt_id")
+    about = about or ABOUT.get(table, "prompt_id")
     return f"FROM lake.{table} {at} WHERE {about} IN (SELECT {about} FROM {pairs}) AND ({ours}) ORDER BY {fact_key(table)}"
 
 

@@ -1,6 +1,6 @@
 """The frozen copy of a version: plain sorted Parquet and a manifest that training jobs read without the catalog.
 
-    <root>/frozen/<name>/v<version>/{pairs,prompts,generations,judgments,nodes}.parquet   ordered by id, zstd; always the same bytes
+    <root>/frozen/<name>/v<version>/{pairs,prompts,generations,judgments,nodes,…}.parquet   ordered by id, zstd; always the same bytes
     <root>/frozen/<name>/v<version>/manifest.json            what made the version, and each file's rows and SHA-256
 
 A fact table that did not exist when the version was made has no file. The directory appears whole, by a rename, and is never changed.

@@ -103,7 +103,7 @@ def _gather_changes(con: duckdb.DuckDBPyConnection, name: str, low: int, high: i
 
 def lineage(lake: Lake, ref: str, pair_id: str) -> dict[str, Any]:
     """Every fact behind one pair, as the version has them: `version`, `pair`, `prompt`, and lists ordered by id:
-    `generations`, `judgments`, `nodes` (of its search tree).
+    `generations`, `judgments`, `nodes` (of its search tree), `contrasts` (the attempts whose pair it is).
 
     A part is null, or an empty list, where the version has no such fact (imported pairs may come without).
 
@@ -119,7 +119,8 @@ def lineage(lake: Lake, ref: str, pair_id: str) -> dict[str, Any]:
         pair, its_row = found[0], f"(FROM {pairs_table(release.name)} {at} WHERE pair_id = {literal(pair_id)})"
         facts: dict[str, list[dict[str, Any]]] = {table: [] for table in FACTS}
         for table in FACTS.keys() & set(tables(con, snapshot=release.snapshot)):
-            its = facts_query(table, pairs=its_row, which=release.manifest["facts"], at=at)
+            about = "pair_id" if table == "contrasts" else None
+            its = facts_query(table, pairs=its_row, which=release.manifest["facts"], at=at, about=about)
             facts[table] = [row[0] for row in con.sql(f"SELECT fact FROM ({its}) AS fact").fetchall()]
     prompts = facts.pop("prompts")
     return {"version": release.ref, "pair": pair, "prompt": prompts[0] if prompts else None, **facts}

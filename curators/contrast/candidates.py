@@ -148,19 +148,33 @@ def contrasts(rows: Iterable[Row]) -> pl.DataFrame:
     return frame(sorted(unique.values(), key=lambda row: (row["prompt_id"], row["contrast_id"])), CONTRASTS)
 
 
+def of_synthesis(found: pl.DataFrame, synthesis_id: str) -> pl.DataFrame:
+    """`contrasts` that name what was asked; it is part of their ids, so that no attempt hides behind the same one of another run.
+
+    Raises:
+        SchemaError: the frame lacks a column.
+    """
+    ids = [digest(synthesis_id, contrast_id) for contrast_id in check(found, "contrasts")["contrast_id"]]
+    return found.with_columns(synthesis_id=pl.lit(synthesis_id), contrast_id=pl.Series(ids, dtype=pl.String))
+
+
 def contrast_pairs(
-    found: pl.DataFrame, *, policy: str | None = None, test_share: float = 0.1
+    found: pl.DataFrame, *, policy: str | None = None, test_share: float = 0.1, splits: Mapping[str, str] | None = None
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[Funnel]]:
     """`pairs`, `joint_pairs` (those with two prompts) and a funnel for every method; pairs are of the attempts that passed alone.
 
-    `kind` and `pair_policy` are the method's name. `policy` is the fingerprint of the model that the dataset is for. An attempt with the
-    pair of another (the smaller id stays) is dropped as `duplicate_pair`.
+    `kind` and `pair_policy` are the method's name. `policy` is the fingerprint of the model that the dataset is for. `splits`: that of a
+    prompt, where it has one already. An attempt with the pair of another (the smaller id stays) is dropped as `duplicate_pair`.
     """
     rows = check(found, "contrasts").sort("contrast_id")
     repeated = (pl.col("state") == "ok") & ~pl.col("pair_id").is_first_distinct()
     rows = rows.with_columns(state=pl.when(repeated).then(pl.lit("duplicate_pair")).otherwise("state"))
     kept = rows.filter(pl.col("state") == "ok").sort("prompt_id", "pair_id")
-    splits = [split or split_of(prompt_id, test_share) for prompt_id, split in kept.select("prompt_id", "split").iter_rows()]
+    known = splits or {}
+    of_each = [
+        split or known.get(prompt_id) or split_of(prompt_id, test_share)
+        for prompt_id, split in kept.select("prompt_id", "split").iter_rows()
+    ]
     on_policy = pl.lit(None, dtype=pl.Boolean)
     if policy is not None:
         on_policy = ((pl.col("chosen_policy") == policy) & (pl.col("rejected_policy") == policy)).fill_null(False)
@@ -169,7 +183,7 @@ def contrast_pairs(
         pair_policy="method",
         margin=pl.col("chosen_score") - pl.col("rejected_score"),
         on_policy=on_policy,
-        split=pl.Series(splits, dtype=pl.String),
+        split=pl.Series(of_each, dtype=pl.String),
     )
     one = made.filter(pl.col("rejected_prompt").is_null())
     two = made.filter(pl.col("rejected_prompt").is_not_null())

@@ -20,7 +20,7 @@ import polars as pl
 from curators.contrast.candidates import Attempt, contrasts, settings, text_of, with_system
 from curators.contrast.checkers import compared, scores_of
 from curators.contrast.differences import edit_sim
-from curators.engines.base import Engine, Request, Sampling
+from curators.engines.base import Engine, Request, Sampling, as_json
 from curators.errors import ConfigError
 from curators.sampling import Row, gather_all, sample_state
 from curators.schema import check
@@ -50,15 +50,22 @@ class D2oConfig:
             raise ConfigError(f"d2o: {told}")
 
 
-async def d2o(rows: pl.DataFrame, *, config: D2oConfig | None = None, engine: Engine, verifier: Verifier | None = None) -> pl.DataFrame:
-    """`contrasts` of `answers` that are all labelled bad: `k` rows for each, one an anchor.
+async def d2o(
+    rows: pl.DataFrame,
+    *,
+    config: D2oConfig | None = None,
+    engine: Engine,
+    verifier: Verifier | None = None,
+    known: Sequence[str] = (),
+) -> pl.DataFrame:
+    """`contrasts` of `answers` that are all labelled bad: `k` rows for each, one an anchor. `known`: the texts of further bad answers.
 
     Raises:
         EngineBusy: the endpoint is down.
     """
     config = config or D2oConfig()
-    known = Negatives([text_of(row) for row in rows.iter_rows(named=True)], config.max_similarity)
-    made = await gather_all(_anchors(row, config, engine, verifier, known) for row in rows.iter_rows(named=True))
+    negatives = Negatives([*known, *(text_of(row) for row in rows.iter_rows(named=True))], config.max_similarity)
+    made = await gather_all(_anchors(row, config, engine, verifier, negatives) for row in rows.iter_rows(named=True))
     return contrasts(row for group in made for row in group)
 
 
@@ -108,6 +115,51 @@ def reversed_pairs(pairs: pl.DataFrame) -> pl.DataFrame:
         for name in ("kind", "pair_id")
     ]
     return pairs.with_columns(*exchanged, *marked, margin=-pl.col("margin"), p_chosen=1 - pl.col("p_chosen"))
+
+
+def reversals(pairs: pl.DataFrame) -> pl.DataFrame:
+    """`contrasts` of `pairs` (or another frame with their columns), one for each: both sides exchanged, prompts of `joint_pairs` included.
+
+    As attempts, whose `kind` becomes `reversed` whatever it was. Pairs of steps are `unsupported`: what they continue would be lost.
+    """
+    return contrasts(_reversal(pair) for pair in check(pairs, "pairs").hstack(_others(pairs)).iter_rows(named=True))
+
+
+def _others(pairs: pl.DataFrame) -> pl.DataFrame:
+    return pairs.select("rejected_prompt") if "rejected_prompt" in pairs.columns else pl.DataFrame()
+
+
+def _reversal(pair: Row) -> Row:
+    attempt = Attempt(
+        source={**pair, "messages": pair["rejected_prompt"] if pair.get("rejected_prompt") else pair["prompt"]},
+        method="reversed",
+        axis="the label",
+        parameters={"of": pair["kind"]},
+        held_fixed=("both texts",),
+        source_ids=[pair["pair_id"]],
+    )
+    chosen, rejected = _turn(pair, "rejected"), _turn(pair, "chosen")
+    if pair["kind"] == "step" or chosen is None or rejected is None:
+        why = "its sides are steps of an answer" if pair["kind"] == "step" else "a side is not one turn of plain text"
+        return attempt.row(state="unsupported", reason=why)
+    columns = {"p_chosen": None if pair["p_chosen"] is None else 1 - pair["p_chosen"], "label_source": pair["label_source"]}
+    return attempt.row(chosen, rejected, rejected_prompt=pair["prompt"] if pair.get("rejected_prompt") else None, **columns)
+
+
+def _turn(pair: Row, name: str) -> Row | None:
+    """A side of a pair as the row of `answers` that it was."""
+    turns = orjson.loads(pair[name])
+    if len(turns) != 1 or not isinstance(turns[0].get("content"), str):
+        return None
+    calls = turns[0].get("tool_calls")
+    return {
+        "text": turns[0]["content"],
+        "reasoning": turns[0].get("reasoning_content"),
+        "tool_calls": as_json(calls) if calls else None,
+        "generation_id": pair[f"{name}_id"],
+        "policy": pair[f"{name}_policy"],
+        "score": pair[f"{name}_score"],
+    }
 
 
 async def _anchors(source: Row, config: D2oConfig, engine: Engine, verifier: Verifier | None, known: Negatives) -> list[Row]:

@@ -164,6 +164,9 @@ def _inter(pair: Row, config: ConstraintConfig) -> Row:
         held_fixed=("responses",),
         source_ids=[pair["pair_id"]],
     )
+    if pair["kind"] == "step" or pair.get("rejected_prompt"):
+        why = "its sides are steps of an answer" if pair["kind"] == "step" else "its sides have two prompts"
+        return attempt.row(chosen, rejected, state="unsupported", reason=why)
     drawn = _for_two(chosen, rejected, pair["pair_id"], config)
     prompt = with_constraints(pair["prompt"], drawn) if drawn else None
     if not drawn:

@@ -207,7 +207,7 @@ def _group_rows(group: Sequence[Row], config: RuleConfig) -> list[Row]:
     scored = [row for row in group if row["score"] is not None and math.isfinite(row["score"])]
     ids = [row["generation_id"] for row in scored]
     texts = [text_of(row) for row in scored]
-    parameters = {name: getattr(config, name) for name in ("rule", *_READS.get(config.rule, ()))}
+    parameters = {name: getattr(config, name) for name in ("rule", *READS.get(config.rule, ()))}
     checks = {"n_candidates": len(group), "n_scored": len(scored)}
     found = choose(texts, [row["score"] for row in scored], config=config, keys=ids)
     if not found:
@@ -227,10 +227,11 @@ _REASONS = {
     "identical_text": "both answers have the same text",
     "over_cap": "the prompt has max_pairs_per_prompt pairs",
 }
-_READS: Mapping[str, Sequence[str]] = {
+READS: Mapping[str, Sequence[str]] = {
     "max_min_len": ("length_penalty",),
     "max_random": ("seed",),
     "best_of_all_vs_min_of_m": ("m", "seed"),
     "sigma": ("high", "low"),
     "margin": ("min_margin", "max_pairs_per_prompt"),
 }
+"""The settings that each rule reads; one that is not named reads none."""

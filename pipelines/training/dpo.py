@@ -85,6 +85,8 @@ def prepare(dataset: Dataset, policy: str, out: Path, params: DpoParams, *, emit
     from pipelines.training.rationale import RationaleDPOTrainer, is_rationales
     from pipelines.training.steps import StepDPOTrainer, is_steps
 
+    if "rejected_prompt" in dataset.column_names:
+        raise CurationError("these rows are of the view `joint`, with two prompts a pair; the built-in trainer takes the view `dpo`")
     if params.threads is not None:
         torch.set_num_threads(params.threads)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from storage.views.group import GROUP
+from storage.views.joint import JOINT
 from storage.views.kto import KTO
 from storage.views.preference import DPO, REWARD
 from storage.views.prompt_only import PROMPT_ONLY
@@ -22,6 +23,7 @@ VIEWS: Mapping[str, View] = MappingProxyType(
         "dpo": DPO,
         "reward": REWARD,
         "kto": KTO,
+        "joint": JOINT,
         "group": GROUP,
         "rationale": RATIONALE,
         "rationale-random-order": RANDOM_ORDER,

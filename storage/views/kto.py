@@ -9,7 +9,7 @@ the completion of the row before, which must belong to another prompt. Two sides
 
 from __future__ import annotations
 
-from storage.views.view import CONTEXT, PROMPT, Column, View
+from storage.views.view import CONTEXT, NO_PAIR, PROMPT, Column, View
 
 KTO = View(
     row="a distinct answer to a prompt",
@@ -37,14 +37,14 @@ KTO = View(
             "split",
         )
     },
-    keys="""
+    keys=f"""
         WITH sides AS (
-            SELECT pair_id, kind, label, split, md5(prompt) AS prompt_hash, open_turn(prompt) AS open,
+            SELECT pair_id, label, split, md5(prompt) AS prompt_hash, CASE {NO_PAIR} END AS no_pair,
                 md5(request_hash(prompt, tools, chat_template_kwargs) || md5(CASE WHEN label THEN chosen ELSE rejected END)) AS answer_hash
             FROM pairs, (VALUES (TRUE), (FALSE)) AS side(label)
         )
         SELECT md5(pair_id || CASE WHEN label THEN '+' ELSE '-' END) AS row_id, pair_id AS source_id, label, split, prompt_hash,
-            CASE WHEN kind = 'step' THEN 'step_pair' WHEN open THEN 'prompt_ends_with_assistant'
+            CASE WHEN no_pair IS NOT NULL THEN no_pair
                 WHEN bool_or(label) OVER answer AND bool_or(NOT label) OVER answer THEN 'chosen_and_rejected'
                 WHEN row_number() OVER (PARTITION BY answer_hash ORDER BY pair_id) > 1 THEN 'duplicate' END AS drop
         FROM sides WINDOW answer AS (PARTITION BY answer_hash)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.views.view import CONTEXT, PROMPT, Column, View
+from storage.views.view import CONTEXT, NO_PAIR, PROMPT, Column, View
 
 _PAIR = {
     "prompt": PROMPT,
@@ -10,10 +10,8 @@ _PAIR = {
     "rejected": Column(kind="messages", side="answer", meaning="the other answer"),
 }
 _ID = Column(kind="text", meaning="id of the pair")
-_KEYS = """
-    SELECT pair_id AS row_id, pair_id AS source_id, split, md5(prompt) AS prompt_hash,
-        CASE WHEN kind = 'step' THEN 'step_pair' WHEN open_turn(prompt) THEN 'prompt_ends_with_assistant' END AS drop
-    FROM pairs
+_KEYS = f"""
+    SELECT pair_id AS row_id, pair_id AS source_id, split, md5(prompt) AS prompt_hash, CASE {NO_PAIR} END AS drop FROM pairs
 """
 _ROWS = """
     SELECT row_id, source_id, keys.split, prompt, chosen, rejected, {scores}, pair_id, tools, chat_template_kwargs

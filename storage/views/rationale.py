@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import duckdb
 
-from storage.views.view import CONTEXT, PROMPT, Column, Prepared, View, nothing
+from storage.views.view import CONTEXT, NO_PAIR, PROMPT, Column, Prepared, View, nothing
 
 # As `curators.judging.prompts` writes a conversation and an answer for a judge.
 _MACROS = """
@@ -32,13 +32,13 @@ _MACROS = """
         || 'The response above:' || chr(10) || above || chr(10) || chr(10) || 'or' || chr(10) || chr(10)
         || 'the response below:' || chr(10) || below);
 """
-_KEYS = """
+_KEYS = f"""
     WITH final AS (
         SELECT pair_id, kind AS rationale_kind, rationale_id, state FROM rationales
         QUALIFY row_number() OVER (PARTITION BY pair_id, kind ORDER BY state = 'ok' DESC, attempt DESC, rationale_id) = 1
     )
     SELECT pair_id || coalesce('/' || rationale_kind, '') AS row_id, pair_id AS source_id, split, md5(prompt) AS prompt_hash, rationale_id,
-        CASE WHEN pairs.kind = 'step' THEN 'step_pair' WHEN open_turn(prompt) THEN 'prompt_ends_with_assistant'
+        CASE {NO_PAIR}
             WHEN rationale_id IS NULL THEN 'no_rationale' WHEN state <> 'ok' THEN state END AS drop
     FROM pairs LEFT JOIN final USING (pair_id)
 """

@@ -70,8 +70,8 @@ def prepare(connection: duckdb.DuckDBPyConnection, name: str, view: View, form: 
     extra = view.prepare(connection)
     counts = {view.unit: _make_keys(connection, view), **extra.counts}
     if not counts[view.unit].get(KEPT):
-        hint = "; views step and step-dpo are for pairs of steps" if "step_pair" in counts[view.unit] else ""
-        raise ViewError(f"view {name}: none of the {view.unit} becomes a row: {_listed(counts[view.unit])}{hint}")
+        hints = "".join(f"; {hint}" for fate, hint in _HINTS.items() if fate in counts[view.unit])
+        raise ViewError(f"view {name}: none of the {view.unit} becomes a row: {_listed(counts[view.unit])}{hints}")
     connection.execute(f"CREATE TEMP VIEW view_rows AS {view.rows}")
     present, omitted = _present(connection, view.columns)
     if form == "standard":
@@ -79,6 +79,13 @@ def prepare(connection: duckdb.DuckDBPyConnection, name: str, view: View, form: 
     columns = dict(_kinds(connection, present, form))
     selected = ", ".join(f"{_expression(column, present[column].kind, kind, form)} AS {column}" for column, kind in columns.items())
     return Rows(columns=columns, select=f"SELECT {selected} FROM view_rows", counts=counts, omitted=omitted, notes=extra.notes)
+
+
+_HINTS = {
+    "step_pair": "views step and step-dpo are for pairs of steps",
+    "two_prompts": "view joint is for pairs with two prompts",
+    "one_prompt": "view dpo is for pairs with one prompt",
+}
 
 
 def _make_keys(connection: duckdb.DuckDBPyConnection, view: View) -> dict[str, int]:

@@ -109,9 +109,10 @@ def _attach(connection: duckdb.DuckDBPyConnection, frozen: Frozen, table: str, c
             raise DigestMismatch(f"{path} has SHA-256 {found}, the manifest of {frozen.ref} says {said}; restore the frozen copy")
     rows = f"read_parquet({literal(str(path))})"
     there = [row[0] for row in connection.execute(f"DESCRIBE FROM {rows}").fetchall()]
-    # Pairs of somebody's own making need not say what they are pairs of.
-    kind = ", 'response' AS kind" if table == "pairs" and "kind" not in there else ""
-    connection.execute(f"CREATE VIEW {table} AS SELECT *{kind} FROM {rows}")
+    # Pairs of somebody's own making need not say what they are pairs of, and most have one prompt.
+    implied = {"kind": "'response'", "rejected_prompt": "NULL::VARCHAR"} if table == "pairs" else {}
+    more = "".join(f", {value} AS {name}" for name, value in implied.items() if name not in there)
+    connection.execute(f"CREATE VIEW {table} AS SELECT *{more} FROM {rows}")
     if missing := [column for column in columns if column not in there]:
         raise ViewError(
             f"view {view} needs {table}.{missing[0]}, and {frozen.ref} does not have it ({len(missing)} of its columns are missing); "

@@ -70,3 +70,7 @@ CONTEXT = {"tools": TOOLS, "chat_template_kwargs": TEMPLATE_KWARGS}
 """The columns that every view of messages ends with."""
 
 KEPT = "kept"
+
+NO_PAIR = """WHEN kind = 'step' THEN 'step_pair' WHEN rejected_prompt IS NOT NULL THEN 'two_prompts'
+    WHEN open_turn(prompt) THEN 'prompt_ends_with_assistant'"""
+"""SQL: why a row of `pairs` is not two whole answers to one prompt, as the clauses of a CASE."""

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from curators.engines.base import canonical
-from curators.schema import GENERATIONS, JUDGMENTS, NODES, PAIRS, PROMPTS, RATIONALES, STEP_PAIRS, Schema
+from curators.schema import GENERATIONS, JOINT_PAIRS, JUDGMENTS, NODES, PAIRS, PROMPTS, RATIONALES, STEP_PAIRS, Schema
 
 Row = Mapping[str, Any]
 MakeFrozen = Callable[..., Path]
@@ -111,7 +111,8 @@ def make_frozen(tmp_path: Path) -> MakeFrozen:
     ) -> Path:
         root = tmp_path / "frozen" / name / f"v{version}"
         root.mkdir(parents=True)
-        write_rows(root, "pairs", pairs, STEP_PAIRS if nodes else PAIRS, "pair_id")
+        schema = STEP_PAIRS if nodes else JOINT_PAIRS if any("rejected_prompt" in pair for pair in pairs) else PAIRS
+        write_rows(root, "pairs", pairs, schema, "pair_id")
         write_rows(root, "prompts", prompts_of(pairs) if prompts is None else prompts, PROMPTS, "prompt_id")
         write_rows(root, "generations", generations, GENERATIONS, "generation_id")
         write_rows(root, "judgments", judgments, JUDGMENTS, "judgment_id")

@@ -214,6 +214,8 @@ def test_long_rows_are_counted_and_a_bound_below_all_is_refused(policy: Path, tm
     assert (metrics["n_pairs"], metrics["n_pairs_dropped"], metrics["n_pairs_cut"], metrics["n_pairs_without_end"]) == (5, 1, 1, 0)
     with pytest.raises(CurationError, match=r"none of 5 pairs has a prompt below 4 tokens; raise train\.params\.max_length"):
         train(dataset, str(policy), tmp_path, read_params({"max_length": 4}), emit=lambda r: None)
+    with pytest.raises(CurationError, match="the view `joint`, with two prompts a pair; the built-in trainer takes the view `dpo`"):
+        train(dataset.add_column("rejected_prompt", dataset["prompt"][:]), str(policy), tmp_path, read_params({}), emit=lambda r: None)
 
 
 @pytest.mark.slow

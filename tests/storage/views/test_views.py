@@ -152,6 +152,27 @@ def test_a_prompt_that_ends_in_the_assistants_turn_is_dropped(make_frozen: MakeF
         export(make_frozen(pairs[1:], version=2), "sft")
 
 
+def test_a_pair_with_two_prompts_is_a_row_of_the_joint_view_alone(make_frozen: MakeFrozen, rows: Any, export: Export) -> None:
+    other = json.dumps(rows.question("q, in capitals"))
+    joint, plain = rows.pair("q", "a", "a", rejected_prompt=other), rows.pair("r", "c", "d", rejected_prompt=None)
+    frozen = make_frozen([joint, plain])
+    for view, n in {"dpo": 1, "reward": 1, "kto": 2}.items():
+        handoff = export(frozen, view)
+        assert handoff.about["counts"][VIEWS[view].unit] == {"kept": n, "two_prompts": n}
+        assert {row["prompt"][0]["content"] for row in handoff.dataset("train")} == {"r"}
+    handoff = export(frozen, "joint")
+    assert handoff.about["counts"] == {"pairs": {"kept": 1, "one_prompt": 1}}
+    (row,) = handoff.dataset("train")
+    assert (row["prompt"], row["rejected_prompt"]) == (rows.question("q"), rows.question("q, in capitals"))
+    assert row["chosen"] == row["rejected"] == rows.answer("a")
+    # What is chosen under its own prompt is a demonstration, whatever it is compared with.
+    assert len(export(frozen, "sft").dataset("train")) == 2
+    with pytest.raises(ViewError, match="1 two_prompts; view joint is for pairs with two prompts"):
+        export(make_frozen([joint], version=2), "dpo")
+    with pytest.raises(ViewError, match="1 one_prompt; view dpo is for pairs with one prompt"):
+        export(make_frozen([rows.pair("r", "c", "d")], version=3), "joint")
+
+
 @pytest.mark.parametrize(
     ("prompt", "chosen", "more", "why"),
     [

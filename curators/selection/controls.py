@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from curators.errors import ConfigError
 from curators.selection.config import Direction, SelectConfig
 from curators.selection.pool import Pool, Ranking, Vectors, blocks, ranked
 from curators.statistics.intervals import Floats
@@ -48,14 +47,9 @@ def slice_density(vectors: Vectors, seed: int) -> Floats:
 
 
 def by_score(pool: Pool, k: int, config: SelectConfig) -> Ranking:
-    """The scores' `largest`, `smallest` or `middle` (nearest the median rank), as the configuration says; published rules disagree.
-
-    Raises:
-        ConfigError: no direction is given.
-    """
+    """The scores' `largest`, `smallest` or `middle` (nearest the median rank), as the configuration says; published rules disagree."""
     assert pool.scores is not None
-    if config.direction is None:
-        raise ConfigError(f"select: selector {config.selector!r} needs a `direction`: largest, smallest or middle; no default is safe")
+    assert config.direction is not None
     return ranked(pool.scores, k, keys=direction_keys(pool.scores, config.direction))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -35,12 +35,13 @@ Select = Callable[[Pool, int, SelectConfig], Ranking]
 @dataclass(frozen=True, kw_only=True)
 class Selector:
     """`vectors`, `scores`: what it must be given; `scores` names the column taken where none are passed. `spread`: it can tell nothing
-    where all embeddings are the same."""
+    where all embeddings are the same. `directed`: the configuration must say which end of the scores to keep."""
 
     run: Select
     vectors: bool = False
     spread: bool = False
     scores: str | None = None
+    directed: bool = False
 
 
 SELECTORS: Mapping[str, Selector] = MappingProxyType(
@@ -53,8 +54,8 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "facility_location": Selector(run=facility_location, vectors=True, spread=True),
         "log_det": Selector(run=log_det, vectors=True, spread=True),
         "deita": Selector(run=deita, vectors=True, scores="score"),
-        "margin": Selector(run=by_score, scores="margin"),
-        "difficulty": Selector(run=by_score, scores="difficulty"),
+        "margin": Selector(run=by_score, scores="margin", directed=True),
+        "difficulty": Selector(run=by_score, scores="difficulty", directed=True),
     }
 )
 
@@ -148,19 +149,33 @@ def n_rows(budget: int | float, n: int) -> int:
     return budget
 
 
-def _selector(config: SelectConfig, embeddings: Vectors | None, scores: object) -> Selector:
+def selector_of(config: SelectConfig) -> Selector:
+    """What a configuration selects by, and what that must be given; of a user's own nothing is known.
+
+    Raises:
+        ConfigError: no such selector, or one that needs a `stratum` or a `direction` and has none.
+    """
     name = config.selector
     if ":" in name:
-        return Selector(run=_imported(name), vectors=embeddings is not None, scores=None if scores is None else "")
+        return Selector(run=_imported(name))
     if name not in SELECTORS:
         raise ConfigError(f"select: there is no selector {name!r}; there are {sorted(SELECTORS)}, or give module:function")
     if name == "stratified" and config.stratum is None:
         raise ConfigError("select: selector 'stratified' needs `stratum`, the column whose values share the budget")
-    if SELECTORS[name].vectors and embeddings is None:
-        raise ConfigError(f"select: selector {name!r} needs embeddings, and there are none")
+    if SELECTORS[name].directed and config.direction is None:
+        raise ConfigError(f"select: selector {name!r} needs a `direction`: largest, smallest or middle; no default is safe")
     if name == "log_det" and config.quality:
         return Selector(run=log_det, vectors=True, spread=True, scores="score")
     return SELECTORS[name]
+
+
+def _selector(config: SelectConfig, embeddings: Vectors | None, scores: object) -> Selector:
+    found = selector_of(config)
+    if ":" in config.selector:
+        return replace(found, vectors=embeddings is not None, scores=None if scores is None else "")
+    if found.vectors and embeddings is None:
+        raise ConfigError(f"select: selector {config.selector!r} needs embeddings, and there are none")
+    return found
 
 
 def _imported(name: str) -> Select:

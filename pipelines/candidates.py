@@ -17,7 +17,7 @@ from curators.errors import SchemaError
 from curators.funnel import count_states
 from curators.gates import Candidate, GateBounds, check_gates
 from curators.sampling import bad_prompt, mark_duplicates, prompt_of
-from curators.schema import GENERATIONS, JUDGMENTS, PROMPTS, RATIONALES, frame
+from curators.schema import CONTRASTS, GENERATIONS, JUDGMENTS, PROMPTS, RATIONALES, frame
 from pipelines.config import PromptsConfig, login_name
 from pipelines.derived import inherited_facts, parents_told
 from pipelines.runs import Run, code_digest
@@ -70,6 +70,7 @@ OWN_FACTS = {
     "generations": ["policy", "sampling", "seed"],
     "judgments": ["judge", "rubric_digest", "sampling"],
     "rationales": ["writer", "rubric_digest", "sampling"],
+    "contrasts": ["synthesis_id"],
 }
 """What a version's facts have in common: without it, a night's version would hold every earlier night's samples of the same prompts."""
 
@@ -80,7 +81,7 @@ def publish(run: Run) -> dict[str, Any]:
     for table, data in _facts(run):
         if data.height:
             run.lake.append(table, data, commit_id=f"{run.key}/{table}", replacing="reference" if table == "prompts" else None)
-        own |= {table: data.select(OWN_FACTS[table]).unique()} if table in OWN_FACTS else {}
+        own |= {table: _with(own.get(table), data.select(OWN_FACTS[table]).unique())} if table in OWN_FACTS else {}
     if run.figures.refusal is None:
         pairs = run.read("pairs")
         own.setdefault("nodes", "tree_id" if "tree_id" in pairs.columns else pl.DataFrame(schema={"tree_id": pl.String}))
@@ -114,7 +115,13 @@ def announce(run: Run, emit: Callable[[Release], None]) -> None:
     run.note("announced", done)
 
 
+def _with(inherited: pl.DataFrame | str | None, new: pl.DataFrame) -> pl.DataFrame:
+    """What names a version's facts: its own, and those of the version that it starts from."""
+    return pl.concat([inherited, new]) if isinstance(inherited, pl.DataFrame) and inherited.height else new
+
+
 def _facts(run: Run) -> Iterable[tuple[str, pl.DataFrame]]:
+    yield "contrasts", run.read_shards("contrasts", CONTRASTS)
     if run.parents:
         return
     # A duplicate has the id of the row that it repeats, and that row is there.
@@ -133,6 +140,7 @@ def _drop_intermediates(run: Run) -> None:
 def manifest(run: Run) -> Mapping[str, Any]:
     """What the version says of itself: how it was made, by which code and models, and every count on the way."""
     figures = run.figures
+    source: Mapping[str, Any] = run.parents[0].manifest if run.parents else {}
     return {
         "kind": run.kind,
         "recipe": run.config.model_dump(mode="json", exclude={"lake", "author"}),
@@ -140,14 +148,15 @@ def manifest(run: Run) -> Mapping[str, Any]:
         **parents_told(run.parents),
         "code_digest": code_digest(),
         "seed": run.seed,
-        "policy": run.fingerprints.get("policy"),
-        "policy_spec": run.engines["policy"].spec if "policy" in run.engines else None,
+        "policy": run.fingerprints.get("policy", source.get("policy")),
+        "policy_spec": run.engines["policy"].spec if "policy" in run.engines else source.get("policy_spec"),
         "judge": run.fingerprints.get("judge"),
         "reward": run.fingerprints.get("reward"),
         "funnel": [funnel.as_dict() for funnel in figures.funnels],
         "health": figures.health,
         "search": figures.search,
         **({"rationales": figures.rationales} if figures.rationales else {}),
+        **({"contrast": figures.contrast} if figures.contrast else {}),
         "trial": figures.trial,
         **({"audit": figures.audit} if figures.audit else {}),
         "gates": [gate.as_dict() for gate in figures.gates],

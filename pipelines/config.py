@@ -223,16 +223,21 @@ class RunConfig(Strict):
         return Path(self.lake or default_lake())
 
 
-class PromptsConfig(RunConfig):
-    """A run that asks a policy about prompts, shard by shard."""
+class ShardedConfig(RunConfig):
+    """A run that asks engines about prompts, shard by shard."""
 
-    prompts: str = Field(description="a .jsonl[.gz], .parquet or .csv file with `prompt` or `messages`, and `reference` where there is one")
-    limit: int | None = Field(None, ge=1, description="take the first rows only")
-    policy: EngineField
     seed: int | Literal["scheduled-date"] = 0
     shard_prompts: int = Field(256, ge=1, description="prompts of one task")
     concurrent_shards: int = Field(4, ge=1)
     caps: CapsConfig = CapsConfig()
+
+
+class PromptsConfig(ShardedConfig):
+    """A run that asks a policy about the prompts of a file."""
+
+    prompts: str = Field(description="a .jsonl[.gz], .parquet or .csv file with `prompt` or `messages`, and `reference` where there is one")
+    limit: int | None = Field(None, ge=1, description="take the first rows only")
+    policy: EngineField
 
 
 class CurateConfig(PromptsConfig):

@@ -21,6 +21,7 @@ class Figures:
     health: dict[str, Any] | None = None
     search: dict[str, Any] | None = None
     rationales: dict[str, Any] | None = None
+    contrast: dict[str, Any] | None = None  # the methods of flow `contrast`: settings, and attempts by state
     trial: dict[str, Any] | None = None  # the health of the judge, or panel, on gold pairs, before anything was sampled
     audit: dict[str, Any] | None = None  # how far trivial rules predict the labels
     trees: Counter[str] = field(default_factory=Counter)  # how many were `searched` by this process, and how many were `known` before

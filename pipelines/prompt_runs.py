@@ -12,31 +12,44 @@ from curators.engines.base import digest
 from curators.errors import ConfigError
 from curators.sampling import gather_all
 from pipelines.artifacts import ProgressArtifact
-from pipelines.config import EngineConfig, PromptsConfig
+from pipelines.config import EngineConfig, PromptsConfig, ShardedConfig
 from pipelines.engines import budget, concrete_spec, engines_open, is_floating
 from pipelines.progress import showing
 from pipelines.runs import RUNS, Run, file_digest, first_resolution, resolved_seed, run_key
-from storage import find_by_commit, open_lake
+from storage import find_by_commit, open_lake, resolve
 from storage.calls import open_ledger
 
 
 @asynccontextmanager
 async def prompt_run(
-    kind: str, config: PromptsConfig, roles: Mapping[str, EngineConfig], *, files: Mapping[str, str], code: Mapping[str, str]
+    kind: str,
+    config: ShardedConfig,
+    roles: Mapping[str, EngineConfig],
+    *,
+    files: Mapping[str, str],
+    code: Mapping[str, str],
+    source: str | None = None,
 ) -> AsyncIterator[Run]:
     """The open run of a configuration, registered under its key; engines, ledger and lake are closed afterwards.
 
     Args:
         roles: the engines by role; each role is a key of the configuration.
-        files: paths that decide rows beside the prompts, by what they are. They and the prompts are part of the run's key by content.
+        files: paths that decide rows beside a file of prompts, by what they are. They and the prompts are part of the run's key by content.
         code: digests of a user's code that decides rows, likewise.
+        source: the published version that the run starts from in place of a file, the value of the configuration's key of that name. The
+            run's own configuration says which one it was.
 
     Raises:
         ConfigError: a file is not there, or an engine cannot be reached by its configuration.
+        DatasetNotFound: there is no such version.
     """
-    inputs = _digests({"prompts": config.prompts, **files}) | dict(code)
+    inputs = _digests({"prompts": config.prompts, **files} if isinstance(config, PromptsConfig) else files) | dict(code)
     async with AsyncExitStack() as stack:
         lake = stack.enter_context(await asyncio.to_thread(open_lake, config.lake_root))
+        parents = (await asyncio.to_thread(resolve, lake, source),) if source else ()
+        for parent in parents:
+            config = config.model_copy(update={"source": parent.ref})
+            inputs |= {"source": parent.digest, "source facts": parent.facts_digest}
         ledger = stack.enter_context(open_ledger(lake.root / "calls.sqlite"))
         seed = resolved_seed(config)
         spend = budget(config.caps)
@@ -46,7 +59,7 @@ async def prompt_run(
         fingerprints = {role: await asyncio.to_thread(getattr, engine, "fingerprint") for role, engine in engines.items()}
         key = run_key(kind, config, seed=seed, fingerprints=fingerprints, inputs=inputs)
         run = Run(key=key, kind=kind, config=config, lake=lake, directory=lake.root / "runs" / key, seed=seed, engines=engines)
-        run.fingerprints, run.budget, run.ledger, run.session = fingerprints, spend, ledger, session
+        run.fingerprints, run.budget, run.ledger, run.session, run.parents = fingerprints, spend, ledger, session, parents
         run.directory.mkdir(parents=True, exist_ok=True)
         run.release = await asyncio.to_thread(find_by_commit, lake, key)
         RUNS[key] = run
@@ -62,7 +75,7 @@ def _digests(files: Mapping[str, str]) -> dict[str, str]:
     return {name: file_digest(path) for name, path in files.items()}
 
 
-def _pinned(config: PromptsConfig, roles: Mapping[str, EngineConfig], seed: int, lake_root: Path) -> dict[str, EngineConfig]:
+def _pinned(config: ShardedConfig, roles: Mapping[str, EngineConfig], seed: int, lake_root: Path) -> dict[str, EngineConfig]:
     """The engines by role, with a floating checkpoint replaced by what it meant when this configuration first ran with this seed."""
     floating = {role: engine for role, engine in roles.items() if is_floating(engine)}
     if not floating:
@@ -79,7 +92,7 @@ async def in_shards(run: Run, work: Callable[[int, int, int], Awaitable[object]]
     `doing` says in the UI what becomes of one; `run.advance` moves the bar.
     """
     config = run.config
-    assert isinstance(config, PromptsConfig)
+    assert isinstance(config, ShardedConfig)
     size = config.shard_prompts
     turn = asyncio.Semaphore(config.concurrent_shards)
     bar = await ProgressArtifact.create(config.dataset, doing)

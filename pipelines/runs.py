@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -27,7 +27,7 @@ from curators.engines.base import Engine, digest
 from curators.engines.budget import Budget
 from curators.engines.cached import CachedEngine
 from curators.sampling import Row
-from pipelines.config import PromptsConfig, RunConfig
+from pipelines.config import RunConfig, ShardedConfig
 from pipelines.derived import parents_told
 from pipelines.figures import Figures
 from storage import Lake, Release
@@ -60,6 +60,7 @@ class Run:
     slots: asyncio.Semaphore | None = None  # of trees searched at a time
     annotate: Callable[[Mapping[str, Any]], Awaitable[tuple[list[Row], list[Row]]]] = field(init=False)  # a prompt → generations, judgments
     explain: Callable[[Mapping[str, Any]], Awaitable[list[Row]]] = field(init=False)  # a pair → rationales
+    synthesise: Callable[[Sequence[str], bool], Awaitable[pl.DataFrame]] = field(init=False)  # prompt ids → contrasts
     on_advance: Callable[[int], None] | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -88,6 +89,7 @@ class Run:
             "health": figures.health or found.get("health"),
             **({"search": search} if (search := figures.search or found.get("search")) else {}),
             **({"rationales": rationales} if (rationales := figures.rationales or found.get("rationales")) else {}),
+            **({"contrast": contrast} if (contrast := figures.contrast or found.get("contrast")) else {}),
             "calls": self.calls(),
             **({"trees": figures.trees} if figures.trees else {}),
             "seconds": round(time.monotonic() - self.started, 2),
@@ -182,7 +184,7 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def resolved_seed(config: PromptsConfig) -> int:
+def resolved_seed(config: ShardedConfig) -> int:
     """The seed itself, or the scheduled date as YYYYMMDD: every night samples anew, a rerun of a night does not."""
     if config.seed != "scheduled-date":
         return config.seed

@@ -157,6 +157,7 @@ def manifest(run: Run) -> Mapping[str, Any]:
         "search": figures.search,
         **({"rationales": figures.rationales} if figures.rationales else {}),
         **({"contrast": figures.contrast} if figures.contrast else {}),
+        **({"selection": figures.selection} if figures.selection else {}),
         "trial": figures.trial,
         **({"audit": figures.audit} if figures.audit else {}),
         "gates": [gate.as_dict() for gate in figures.gates],

@@ -12,10 +12,18 @@ from pydantic import BaseModel, ValidationError
 
 from curators.errors import ConfigError
 from pipelines.config import CurateConfig, ImportConfig, TrainConfig
+from pipelines.selecting.config import SelectionConfig
 from pipelines.steps.config import StepsConfig
 
-FLOW_CONFIGS: dict[str, type[BaseModel]] = {"curate": CurateConfig, "steps": StepsConfig, "train": TrainConfig, "import": ImportConfig}
-ENGINES = ("policy", "judge", "reward", "rationale")
+FLOW_CONFIGS: dict[str, type[BaseModel]] = {
+    "curate": CurateConfig,
+    "steps": StepsConfig,
+    "select": SelectionConfig,
+    "train": TrainConfig,
+    "import": ImportConfig,
+}
+BARE = {**dict.fromkeys(("policy", "judge", "reward", "rationale"), "engine"), "selector": "selector"}
+"""The keys whose value may be a bare string, and which of its keys that is."""
 
 
 def load_config(flow: str, file: str | None, assignments: Iterable[str]) -> BaseModel:
@@ -70,6 +78,8 @@ def check_inputs(config: Any) -> None:
     evaluation = getattr(config, "evaluation", None)
     places = [("prompts", getattr(config, "prompts", None)), *(("files", file) for file in getattr(config, "files", ()))]
     places += [("evaluation.prompts", evaluation.prompts)] if evaluation else []
+    filters = getattr(config, "filters", {})
+    places += [(f"filters.{name}.against", given["against"]) for name, given in filters.items() if isinstance(given.get("against"), str)]
     for name, path in places:
         if path is not None and not Path(path).exists():
             raise ConfigError(f"{name}: no file {path!r}; give a .jsonl[.gz], .parquet or .csv file")
@@ -97,8 +107,8 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"--set {assignment!r}: must be KEY=VALUE, such as sampling.n=8")
     *parents, last = path.split(".")
     for key in parents:
-        if key in ENGINES and isinstance(values.get(key), str):  # the shorthand `policy: hf:…`, about to get a second key
-            values[key] = {"engine": values[key]}
+        if key in BARE and isinstance(values.get(key), str):  # the shorthand `policy: hf:…`, about to get a second key
+            values[key] = {BARE[key]: values[key]}
         inner = values.setdefault(key, {})
         if not isinstance(inner, dict):
             raise ConfigError(f"--set {assignment!r}: {key!r} is {inner!r}, which has no keys")

@@ -24,6 +24,8 @@ class Figures:
     contrast: dict[str, Any] | None = None  # the methods of flow `contrast`: settings, and attempts by state
     trial: dict[str, Any] | None = None  # the health of the judge, or panel, on gold pairs, before anything was sampled
     audit: dict[str, Any] | None = None  # how far trivial rules predict the labels
+    selection: dict[str, Any] | None = None  # what flow `select` was asked, and what came of it
+    embedded: Counter[str] = field(default_factory=Counter)  # texts that this process took up, by where their vectors came from
     trees: Counter[str] = field(default_factory=Counter)  # how many were `searched` by this process, and how many were `known` before
     gates: list[GateResult] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)

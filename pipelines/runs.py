@@ -90,6 +90,8 @@ class Run:
             **({"search": search} if (search := figures.search or found.get("search")) else {}),
             **({"rationales": rationales} if (rationales := figures.rationales or found.get("rationales")) else {}),
             **({"contrast": contrast} if (contrast := figures.contrast or found.get("contrast")) else {}),
+            **({"selection": _brief(selection)} if (selection := figures.selection or found.get("selection")) else {}),
+            **({"embedded": figures.embedded} if figures.embedded else {}),
             "calls": self.calls(),
             **({"trees": figures.trees} if figures.trees else {}),
             "seconds": round(time.monotonic() - self.started, 2),
@@ -146,6 +148,10 @@ class Run:
         draft = self.path(f"{name}.{os.getpid()}.tmp")
         draft.write_bytes(orjson.dumps(value, option=orjson.OPT_INDENT_2))
         draft.replace(self.path(f"{name}.json"))
+
+
+def _brief(selection: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in selection.items() if name != "histogram"}
 
 
 RUNS: dict[str, Run] = {}

@@ -75,13 +75,22 @@ def apply_filters(rows: pl.DataFrame, wanted: Mapping[str, Mapping[str, Any]]) -
     return first_fault([_marks(name, rows, settings) for name, settings in wanted.items()])
 
 
-def _marks(name: str, rows: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
+def filter_named(name: str, settings: Mapping[str, Any]) -> Filter:
+    """The filter, which takes these settings.
+
+    Raises:
+        ConfigError: an unknown filter or setting, or one that is required and missing.
+    """
     chosen = load_filter(name)
     try:
-        inspect.signature(chosen).bind(rows, **settings)
+        inspect.signature(chosen).bind(pl.DataFrame(), **settings)
     except TypeError as error:
         raise ConfigError(f"filter {name!r} with settings {sorted(settings)}: {error}") from error
-    marks = chosen(rows, **settings)
+    return chosen
+
+
+def _marks(name: str, rows: pl.DataFrame, settings: Mapping[str, Any]) -> pl.DataFrame:
+    marks = filter_named(name, settings)(rows, **settings)
     if not isinstance(marks, pl.DataFrame) or marks.schema != MARKS or not marks["row_id"].equals(rows["row_id"]):
         raise ConfigError(f"filter {name!r} must return one mark a row with the columns {MARKS}")
     return marks

@@ -74,6 +74,7 @@ def test_every_deployment_fits_its_flow() -> None:
     flows = {
         "pipelines.flows.curate.curate": "curate",
         "pipelines.flows.steps.steps": "steps",
+        "pipelines.flows.select.select": "select",
         "pipelines.flows.train.train": "train",
         "pipelines.flows.importing.import_dataset": "import",
     }

@@ -1,0 +1,92 @@
+"""The vectors of a version's pairs: a memory-mapped file in the run's directory, filled batch by batch, and kept with the lake by text
+and model. What one model has embedded is never embedded again, by whatever run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from curators.embeddings import (
+    BATCH_TEXTS,
+    Encoder,
+    LastTokenEncoder,
+    SentenceEncoder,
+    Vectors,
+    bundled_model,
+    embed_into,
+    last_token_fingerprint,
+    sentence_fingerprint,
+)
+from curators.errors import ConfigError
+from pipelines.runs import Run
+from storage.checkpoints import resolve_checkpoint
+from storage.vectors import open_vectors
+
+Advance = Callable[[int, int], None]
+"""How many texts of how many are done."""
+LAST_TOKEN = "last-token:"
+CHECKPOINT = "checkpoint:"
+
+
+def encoder_fingerprint(spec: str, lake_root: Path) -> str:
+    """Which model a configuration's `encoder` means today. Nothing is loaded.
+
+    Raises:
+        ConfigError: it names nothing that is there.
+        EngineError: the directory holds no such model.
+    """
+    place = _place(spec, lake_root)
+    return last_token_fingerprint(place) if spec.startswith(LAST_TOKEN) else sentence_fingerprint(place)
+
+
+def open_encoder(spec: str, lake_root: Path) -> Encoder:
+    """The model itself; one stays loaded."""
+    return _loaded(spec.startswith(LAST_TOKEN), _place(spec, lake_root), encoder_fingerprint(spec, lake_root))
+
+
+@lru_cache(maxsize=1)
+def _loaded(last_token: bool, place: Path, fingerprint: str) -> Encoder:
+    return LastTokenEncoder(place) if last_token else SentenceEncoder(place)
+
+
+def _place(spec: str, lake_root: Path) -> Path:
+    if spec == "bundled":
+        return bundled_model()
+    last, path = spec.startswith(LAST_TOKEN), spec.removeprefix(LAST_TOKEN)
+    if last and path.startswith(CHECKPOINT):
+        return resolve_checkpoint(lake_root, path.removeprefix(CHECKPOINT)).path
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        raise ConfigError(
+            f"encoder: no directory {path!r}; give `bundled`, a sentence-transformers directory, or last-token: before a policy's "
+            "directory or checkpoint:NAME[@VERSION]"
+        )
+    return place
+
+
+def embed_texts(run: Run, name: str, texts: Iterable[str | None], n: int, encoder: Encoder, advance: Advance) -> Vectors:
+    """One row a text, in the file `<name>.npy` of the run's directory; NaN where a text cannot be embedded.
+
+    `advance` hears how many texts are done; what it raises ends the work.
+    """
+    if not n:
+        return np.zeros((0, encoder.dimensions), dtype=np.float32)
+    path = run.path(f"{name}.npy")
+    out: Vectors = np.lib.format.open_memmap(path, "w+", np.float32, (n, encoder.dimensions))
+    with open_vectors(run.lake.root / "vectors.sqlite") as cache:
+        told = embed_into(out, _counted(texts, n, advance), encoder, cache=cache)
+    run.figures.embedded.update({key.removeprefix("n_"): count for key, count in asdict(told).items()})
+    advance(n, n)
+    return out
+
+
+def _counted(texts: Iterable[str | None], n: int, advance: Advance) -> Iterator[str | None]:
+    for done, text in enumerate(texts):
+        if done % BATCH_TEXTS == 0:  # a batch is embedded before the next one is begun
+            advance(done, n)
+        yield text

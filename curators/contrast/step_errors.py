@@ -13,9 +13,10 @@ An error is used when it touches exactly one step, changes the final result once
 (`equations.carried`), keeps the ratio of lengths within bounds (deletion aside), and the verifier scores the solution with the error
 carried on lower than the original.
 
-`scope` step: both sides are the right beginning with one step more, the right one and the wrong one (as Step-DPO, Lai et al. 2024, arXiv
-2406.18629, has them); solution: the whole original and the whole solution with the error carried on. What both begin with is
-`shared_prefix_share`, and a suffix loss (SCDPO, Lu et al. 2024, arXiv 2407.00782) is one over the tokens after it.
+`scope` solution: the whole original and the whole solution with the error carried on; step: both sides are the right beginning with one
+step more, the right one and the wrong one (as Step-DPO, Lai et al. 2024, arXiv 2406.18629, has them), which do not end the answer: a trainer
+that closes every turn would teach to stop there. What both begin with is `shared_prefix_share`, and a suffix loss (SCDPO, Lu et al. 2024,
+arXiv 2407.00782) is one over the tokens after it.
 
 Deliberately not done: flipped comparisons, dropped conversions of units, swapped steps.
 """
@@ -43,7 +44,7 @@ class StepErrorConfig:
     """
 
     operators: tuple[str, ...] = ("plus_one", "minus_one", "times_ten", "swap_digits", "flip_operator", "swap_operands", "delete_step")
-    scope: str = "step"
+    scope: str = "solution"
     per_answer: int = 1
     len_ratio: tuple[float, float] = (0.9, 1.1)
     seed: int = 0
@@ -75,7 +76,8 @@ def inject_step_errors(rows: pl.DataFrame, *, config: StepErrorConfig | None = N
 
 
 def inject(text: str, place: int, operator: str, *, len_ratio: tuple[float, float] = (0.0, float("inf"))) -> Injected | None:
-    """The error at a step, null where the operator does not apply, the final result stays the same, or a length bound is broken.
+    """The error at a step, null where the operator does not apply, it does not show there, the final result stays the same, or a length
+    bound is broken.
 
     >>> error = inject("12 - 5 = 7; 7 * 2 = 14", 0, "plus_one")
     >>> error.chosen_step, error.rejected_step, error.solution
@@ -98,14 +100,10 @@ def inject(text: str, place: int, operator: str, *, len_ratio: tuple[float, floa
         solution = without_line(solution, step.line)
     elif not len_ratio[0] <= len(solution) / len(text) <= len_ratio[1]:
         return None
-    through = step.line + 1
-    return Injected(
-        place=place,
-        operator=operator,
-        solution=solution,
-        chosen_step="".join(split_lines(text)[:through]).rstrip("\n"),
-        rejected_step="".join(split_lines(solution)[:through]).rstrip("\n"),
-    )
+    right, wrong = ("".join(split_lines(each)[: step.line + 1]).rstrip("\n") for each in (text, solution))
+    if right == wrong:
+        return None  # the step that moved up into the place of the one left out reads as that one did
+    return Injected(place=place, operator=operator, solution=solution, chosen_step=right, rejected_step=wrong)
 
 
 def _swapped_digits(step: Equation) -> Equation | None:

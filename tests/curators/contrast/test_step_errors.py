@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from curators.contrast.candidates import answers, contrast_pairs
@@ -100,7 +100,12 @@ def test_decimals_and_thousands_are_no_steps() -> None:
     assert chain("1.5 + 2 = 3.5\n1,000 + 5 = 1,005\nthe ratio is 3/4") == []
 
 
+def test_a_step_left_out_whose_successor_then_reads_the_same_is_no_error() -> None:
+    assert inject("15 - 6 = 9\n9 - 6 = 3\n3 * 4 = 12", 0, "delete_step") is None
+
+
 @given(st.integers(0, len(WORLD) - 1), st.sampled_from(sorted(OPERATORS)), st.integers(0, 7))
+@example(75, "delete_step", 7)
 def test_an_error_in_the_world_is_first_wrong_where_it_was_put(number: int, operator: str, place: int) -> None:
     problem = WORLD[number]
     place %= len(problem.steps)

@@ -14,8 +14,8 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import sparse
-from sklearn.neighbors import NearestNeighbors
 
 from curators.selection.config import SelectConfig
 from curators.selection.pool import SAME, Pool, Ranking, Vectors, blocks, unit
@@ -23,6 +23,7 @@ from curators.statistics.intervals import Floats, Ints
 
 DENSE_ROWS = 8192
 """All similarities are held up to so many rows (256 MB), beyond it those of `neighbours` rows each, and the others are 0."""
+CELLS = 1 << 26  # similarities that are compared at once: 256 MB
 DIGITS = 9  # of a gain: equal sums in another order of addition are ties
 Similarities: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64] | sparse.csr_array
 
@@ -81,11 +82,19 @@ def similarities(vectors: Vectors, neighbours: int, dense_rows: int = DENSE_ROWS
     n = len(rows)
     if n <= dense_rows:
         return np.maximum(rows @ rows.T, 0.0)
-    nearest = NearestNeighbors(n_neighbors=min(neighbours, n), algorithm="brute").fit(rows)
-    distance, place = nearest.kneighbors(rows)
-    cosine = np.maximum(1.0 - np.square(distance) / 2.0, 0.0).astype(np.float32)
+    cosine, place = nearest_neighbours(rows, min(neighbours, n))
     y = np.repeat(np.arange(n), place.shape[1])
-    return sparse.csr_array((cosine.ravel(), (place.ravel(), y)), shape=(n, n))
+    return sparse.csr_array((np.maximum(cosine, 0.0).ravel(), (place.ravel(), y)), shape=(n, n))
+
+
+def nearest_neighbours(rows: Vectors, k: int) -> tuple[Vectors, Ints]:
+    """Cosines and places of the k rows nearest to every row of length 1, itself included: all compared with all, on a GPU where one is."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    every = torch.from_numpy(np.ascontiguousarray(rows)).to(device)
+    size = max(1, CELLS // len(rows))
+    found = [(every[begin : begin + size] @ every.T).topk(k, sorted=False) for begin in range(0, len(rows), size)]
+    values, places = (torch.cat([pair[i] for pair in found]).cpu().numpy() for i in (0, 1))
+    return values, places
 
 
 def lazy_greedy(similar: Similarities, k: int) -> tuple[Ints, Floats]:

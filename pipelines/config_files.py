@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from curators.errors import ConfigError
 from pipelines.config import CurateConfig, ImportConfig, TrainConfig
+from pipelines.contrasting.config import ContrastConfig
 from pipelines.selecting.config import SelectionConfig
 from pipelines.steps.config import StepsConfig
 
@@ -19,10 +20,11 @@ FLOW_CONFIGS: dict[str, type[BaseModel]] = {
     "curate": CurateConfig,
     "steps": StepsConfig,
     "select": SelectionConfig,
+    "contrast": ContrastConfig,
     "train": TrainConfig,
     "import": ImportConfig,
 }
-BARE = {**dict.fromkeys(("policy", "judge", "reward", "rationale"), "engine"), "selector": "selector"}
+BARE = {**dict.fromkeys(("policy", "judge", "reward", "rationale", "writer"), "engine"), "selector": "selector"}
 """The keys whose value may be a bare string, and which of its keys that is."""
 
 

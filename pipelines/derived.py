@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -26,9 +26,13 @@ def parents_told(parents: tuple[Release, ...]) -> dict[str, Any]:
     return {"parents": told} if told else {}
 
 
-def parent_frame(parent: Release, table: str, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """The version's rows of one table (`pairs` or a fact table), with nulls in the columns that it was published without."""
+def parent_frame(parent: Release, table: str, schema: Mapping[str, pl.DataType], prompt_ids: Sequence[str] | None = None) -> pl.DataFrame:
+    """The version's rows of one table (`pairs` or a fact table), with nulls in the columns that it was published without.
+
+    With `prompt_ids` those of these prompts alone.
+    """
     file = parent.frozen / f"{table}.parquet"
-    found = pl.read_parquet(file) if file.exists() else pl.DataFrame(schema=dict(schema))
+    rows = pl.scan_parquet(file) if file.exists() else pl.LazyFrame(schema=dict(schema))
+    found = (rows if prompt_ids is None else rows.filter(pl.col("prompt_id").is_in(prompt_ids))).collect()
     missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items() if name not in found.columns]
     return found.with_columns(missing)

@@ -45,7 +45,7 @@ async def prompt_run(
     """
     inputs = _digests({"prompts": config.prompts, **files} if isinstance(config, PromptsConfig) else files) | dict(code)
     async with AsyncExitStack() as stack:
-        lake = stack.enter_context(await asyncio.to_thread(open_lake, config.lake_root))
+        lake = stack.enter_context(await asyncio.to_thread(open_lake, config.lake_root, create=source is None))
         parents = (await asyncio.to_thread(resolve, lake, source),) if source else ()
         for parent in parents:
             config = config.model_copy(update={"source": parent.ref})

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -60,7 +60,7 @@ class Run:
     slots: asyncio.Semaphore | None = None  # of trees searched at a time
     annotate: Callable[[Mapping[str, Any]], Awaitable[tuple[list[Row], list[Row]]]] = field(init=False)  # a prompt → generations, judgments
     explain: Callable[[Mapping[str, Any]], Awaitable[list[Row]]] = field(init=False)  # a pair → rationales
-    synthesise: Callable[[Sequence[str], bool], Awaitable[pl.DataFrame]] = field(init=False)  # prompt ids → contrasts
+    synthesise: Callable[[int, int, bool], Awaitable[pl.DataFrame]] = field(init=False)  # a range of prompts → contrasts
     on_advance: Callable[[int], None] | None = None
     started: float = field(default_factory=time.monotonic)
 

@@ -73,6 +73,8 @@ def profile_prompts(
 def profile_pairs(rows: pl.DataFrame, *, config: VariantConfig | None = None, verifier: Verifier | None = None) -> pl.DataFrame:
     """`contrasts` of `answers` to prompts of `profile_prompts`, one for each instruction and profile (or `per_prompt` of them).
 
+    They are of the instruction's prompt, as all that is made from one prompt, so that no instruction stands in both splits.
+
     `verifier` reads each prompt's own reference: the chosen answer must score higher by it than the rejected one.
     """
     config = config or VariantConfig()
@@ -114,7 +116,7 @@ def _group(base: str, by_profile: dict[str, Row], config: VariantConfig, verifie
 
 
 def _row(base: str, profile: str, by_profile: dict[str, Row], config: VariantConfig, verifier: Verifier | None) -> Row:
-    row = by_profile[profile]
+    row = by_profile[profile] | {"prompt_id": base}
     split = profile_split(profile, config.held_out_share)
     others = [
         other

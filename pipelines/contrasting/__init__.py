@@ -1,0 +1,1 @@
+"""Flow `contrast`: its configuration, its methods, the rows that they start from, and what becomes of their attempts."""

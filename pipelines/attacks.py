@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import polars as pl
 
@@ -16,11 +14,8 @@ from curators.judging.attacks import LIMITS, attack_judge, attack_rows, choose_a
 from curators.judging.attacks.factorial import effects, settings
 from curators.judging.verdicts import VerdictConfig
 from pipelines.config import AttackConfig
-from pipelines.engines import budget, engines_open
-from pipelines.labelling import Judge, asking, open_judge
-from pipelines.trials import read_gold
-from storage import open_lake
-from storage.calls import open_ledger
+from pipelines.labelling import Judge
+from pipelines.trials import open_session
 
 FACTORIAL = "factorial"
 """In place of attacks' names: the full factorial design over toggles."""
@@ -30,7 +25,7 @@ BUILT_IN = str(resources.files("curators.judging.attacks") / "items.jsonl")
 
 
 async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], None]) -> dict[str, Any]:
-    """Attack a judge on gold pairs; what came of it as JSON. Replies go through the lake's ledger, so that a rerun is free.
+    """Attack a judge on gold pairs; what came of it as JSON.
 
     Raises:
         ConfigError: judge, rubric, channel, gold and attacks do not fit together; nothing has been sent then.
@@ -39,26 +34,21 @@ async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], 
     if FACTORIAL in config.attacks and not designed:
         raise ConfigError(f"attacks: {FACTORIAL} is a design of its own and stands alone; try the other attacks by a command of their own")
     attacks = list(settings()) if designed else choose_attacks(config.attacks)
-    with open_lake(Path(config.lake)) as lake, open_ledger(lake.root / "calls.sqlite") as ledger:
-        gold = read_gold(config.gold, lake, seed=config.seed)
-        items = items_of_gold(gold)
+    async with open_session(config) as session:
+        gold, items = session.gold, items_of_gold(session.gold)
         if not items:
             raise ConfigError(f"judge-attack: none of {gold.pairs.height} gold pairs has two answers in plain text to attack")
-        session, spend = uuid4().hex, budget(config.caps)
-        async with engines_open({"judge": config.judge}, lake.root, ledger=ledger, spend=spend, run_id=session) as engines:
-            asked = asking(config.judge, seed=config.seed, secret=lake.secret)
-            judge = await open_judge(engines["judge"], config.judge, asked)
-            shown, judgments = await attack_judge(
-                items,
-                attacks,
-                judge.engine,
-                rubric=judge.rubric,
-                config=judge.config,
-                seed=config.seed,
-                advance=lambda done, total: advance("attacks", done, total),
-            )
-            fingerprint, spec = judge.engine.fingerprint, judge.engine.spec
-        calls = ledger.summary(run_id=session)
+        judge = await session.judge()
+        shown, judgments = await attack_judge(
+            items,
+            attacks,
+            judge.engine,
+            rubric=judge.rubric,
+            config=judge.config,
+            seed=config.seed,
+            advance=lambda done, total: advance("attacks", done, total),
+        )
+        fingerprint, spec = judge.engine.fingerprint, judge.engine.spec
     return {
         **_measured(judge, shown, judgments, seed=config.seed, designed=designed),
         "judge": fingerprint,
@@ -71,8 +61,8 @@ async def judge_attack(config: AttackConfig, advance: Callable[[str, int, int], 
             "prompts": gold.prompts.height,
         },
         "states": dict(Counter(judgments["state"])),
-        "calls": calls,
-        "capped": spend.exhausted,
+        "calls": session.calls,
+        "capped": session.spend.exhausted,
         "limits": LIMITS,
     }
 

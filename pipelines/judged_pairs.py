@@ -8,7 +8,7 @@ import polars as pl
 
 from curators.funnel import Funnel, count_states
 from curators.judging.health import judge_health
-from curators.judging.verdicts import VerdictConfig, final_judgments, group_scores, verdicts
+from curators.judging.verdicts import VerdictConfig, final_judgments, gold_verdicts, group_scores, verdicts
 from curators.pairs import PairConfig, build_pairs
 from curators.schema import GENERATIONS, JUDGMENTS
 from pipelines.candidates import weigh
@@ -59,13 +59,14 @@ class Facts:
 def decide(run: Run, facts: Facts, pairing: PairConfig, reading: VerdictConfig) -> dict[str, int]:
     """Verdicts, scores, pairs, health and gates; the pairs go into the run's directory, the rest into its figures."""
     figures, given = run.figures, getattr(run.config, "panel", None)
+    truth = None if facts.gold is None else gold_verdicts(facts.gold)
     if given is None:
         found = verdicts(facts.labelling, reading)
         scores = group_scores(found, facts.generations, facts.labelling)
         if pairing.policy:
-            figures.health = judge_health(facts.labelling, found, facts.generations, gold=facts.gold, policy=pairing.policy)
+            figures.health = judge_health(facts.labelling, found, facts.generations, gold=truth, policy=pairing.policy)
     else:
-        found = _by_panel(run, facts, given, reading)
+        found = _by_panel(run, facts, given, reading, truth)
         scores = group_scores(found, facts.generations)
     judge = found["judge"].unique().to_list()
     pairs, funnels = build_pairs(
@@ -80,11 +81,11 @@ def decide(run: Run, facts: Facts, pairing: PairConfig, reading: VerdictConfig) 
     return weigh(run, pairs, counts)
 
 
-def _by_panel(run: Run, facts: Facts, config: PanelConfig, reading: VerdictConfig) -> pl.DataFrame:
+def _by_panel(run: Run, facts: Facts, config: PanelConfig, reading: VerdictConfig, truth: pl.DataFrame | None) -> pl.DataFrame:
     """The panel's verdicts; calibrated on the gold pairs that its members were tried on, else on the verifier."""
     members = members_verdicts(facts.labelling, facts.generations, config, reading)
     tried = run.read("trial.verdicts") if run.path("trial.verdicts.parquet").exists() else None
-    gold = run.read("trial.gold") if tried is not None else verdicts(facts.gold) if facts.gold is not None else None
+    gold = run.read("trial.gold") if tried is not None else truth
     found = panel_verdicts(members, config, gold=gold, tried=tried)
     measured = measured_verdicts(found, members, config, gold=gold) if tried is None else found
     policy = run.fingerprints["policy"]
@@ -92,8 +93,8 @@ def _by_panel(run: Run, facts: Facts, config: PanelConfig, reading: VerdictConfi
     if config.min_agree is not None:
         found, marked = only_consistent(found, members, config, seed=run.seed)
         measured, _ = only_consistent(measured, members, config, seed=run.seed)
-    health = panel_health(facts.labelling, members, found, facts.generations, config, gold=facts.gold, measured=measured, policy=policy)
-    run.figures.health = health | ({} if marked is None else {"consistency": consistency_told(members, marked, facts.gold)})
+    health = panel_health(facts.labelling, members, found, facts.generations, config, gold=truth, measured=measured, policy=policy)
+    run.figures.health = health | ({} if marked is None else {"consistency": consistency_told(members, marked, truth)})
     return found
 
 

@@ -68,17 +68,11 @@ async def annotator(run: Run) -> Annotator:
     assert isinstance(config, CurateConfig)
     chosen = config.sampling
     sampling = Sampling(temperature=chosen.temperature, top_p=chosen.top_p, max_tokens=chosen.max_tokens, stop=chosen.stop, seed=run.seed)
-    judges = await judges_of(run)
-    if config.panel is not None and config.panel.exclude_own:
-        for judge in judges:
-            if judge.engine.fingerprint == run.fingerprints["policy"]:
-                own = f"panel: {judge.engine.spec} is the policy: it wrote every text and so has no vote"
-                raise ConfigError(f"{own}; leave it out, or set exclude_own: false")
     return Annotator(
         policy=run.engines["policy"],
         n=chosen.n,
         sampling=sampling,
-        judges=judges,
+        judges=await judges_of(run),
         reward=await scorer_of(run),
         verifier=load_verifier(config.verifier) if config.verifier else None,
         use_truncated=chosen.use_truncated,
@@ -100,9 +94,18 @@ async def scorer_of(run: Run) -> Scorer | None:
 
 
 async def judges_of(run: Run) -> list[Judge]:
-    """The judges of a run's configuration, in its order."""
+    """The judges of a run's configuration, in its order.
+
+    Raises:
+        ConfigError: as `open_judge`, or the policy sits on a panel that gives nobody a vote about texts of its own.
+    """
     config = run.config
     assert isinstance(config, CurateConfig)
+    if config.panel is not None and config.panel.exclude_own:
+        for role in config.judges:
+            if run.fingerprints[role] == run.fingerprints["policy"]:
+                own = f"panel: {run.engines[role].spec} is the policy: it wrote every text and so has no vote"
+                raise ConfigError(f"{own}; leave it out, or set exclude_own: false")
     shared: dict[str, Any] = {"seed": run.seed, "secret": run.lake.secret, "use_truncated": config.sampling.use_truncated}
     return await gather_all(open_judge(run.engines[role], judge, asking(judge, **shared)) for role, judge in config.judges.items())
 

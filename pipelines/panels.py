@@ -68,8 +68,7 @@ def only_consistent(found: pl.DataFrame, members: pl.DataFrame, config: PanelCon
 
 def consistency_told(members: pl.DataFrame, marked: pl.DataFrame, gold: pl.DataFrame | None) -> dict[str, Any]:
     """What the filter did, and the dropped pairs to look at, as JSON carries it."""
-    truth = None if gold is None else verdicts(gold, VerdictConfig(both_orders=False))
-    found = consistency_report(members, marked, truth)
+    found = consistency_report(members, marked, gold)
     shares = ("kept", "accuracy_before", "accuracy_after", "accuracy_dropped")
     audit = marked.filter("audit").select("prompt_id", "a_id", "b_id", "side", "n_agree", "n_against", "reason").to_dicts()
     return {
@@ -104,7 +103,7 @@ def panel_health(
         judge: judge_health(judgments.filter(pl.col("judge") == judge), members.filter(pl.col("judge") == judge), generations, gold=gold)
         for judge in members["judge"].unique().sort()
     }
-    told = None if gold is None else _worth(members, verdicts(gold, VerdictConfig(both_orders=False)), config)
+    told = None if gold is None else _worth(members, gold, config)
     counted = members.filter(pl.col("verdict") != "unscored")
     health |= {"alpha": asdict(members_alpha(members)), "disputed": health["inconsistent"]}
     health["inconsistent"] = share_by(counted, pl.col("verdict") == "inconsistent")

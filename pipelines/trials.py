@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from uuid import uuid4
 
 import polars as pl
 
+from curators.engines.base import Engine
+from curators.engines.budget import Budget
 from curators.errors import ConfigError
 from curators.gates import GATES, Candidate, GateResult
 from curators.importing import import_facts
@@ -21,7 +24,7 @@ from curators.judging.health import judge_health
 from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.sampling import gather_all
 from curators.schema import PAIRS, empty
-from pipelines.config import CheckConfig, CurateConfig, GoldConfig, PanelConfig
+from pipelines.config import CheckConfig, CurateConfig, GoldConfig, PanelConfig, TrialConfig
 from pipelines.engines import budget, engines_open
 from pipelines.labelling import Judge, asking, judges_of, open_judge
 from pipelines.panels import measured_verdicts, members_verdicts, panel_health, panel_verdicts
@@ -75,16 +78,15 @@ async def trial(judge: Judge, gold: Gold, *, on_done: Callable[[int], None] | No
     """The judge's judgments of the gold pairs and its health on them."""
     judged = await try_judge(gold, judge.engine, rubric=judge.rubric, config=judge.config, on_done=on_done)
     found = _of_gold(verdicts(judged, VerdictConfig(both_orders=judge.config.both_orders)), gold)
-    health = judge_health(judged, found, gold.generations, gold=gold.judgments, policy=judge.engine.fingerprint)
+    health = judge_health(judged, found, gold.generations, gold=gold.truth, policy=judge.engine.fingerprint)
     return judged, health | {"length_effect": _length_effect(judged, found, gold)}
 
 
 def _length_effect(judged: pl.DataFrame, found: pl.DataFrame, gold: Gold) -> dict[str, Any]:
     """What length does to the judge with the gold side held equal; null with the reason where the two cannot be told apart."""
     sizes = gold.generations.select("generation_id", size=pl.col("text").str.len_chars())
-    truth = verdicts(gold.judgments, VerdictConfig(both_orders=False))
     pairwise = judged.height and judged["protocol"][0] == "pairwise"
-    return asdict(length_effect(judged if pairwise else found, sizes, truth))
+    return asdict(length_effect(judged if pairwise else found, sizes, gold.truth))
 
 
 async def try_judges(run: Run, *, on_done: Callable[[int], None] | None = None) -> dict[str, Any]:
@@ -101,7 +103,7 @@ async def try_judges(run: Run, *, on_done: Callable[[int], None] | None = None) 
     judged = pl.concat(trials)
     reading = VerdictConfig(both_orders=all(judge.config.both_orders for judge in judges))
     if config.panel is None:
-        health = judge_health(judged, _of_gold(verdicts(judged, reading), gold), gold.generations, gold=gold.judgments)
+        health = judge_health(judged, _of_gold(verdicts(judged, reading), gold), gold.generations, gold=gold.truth)
     else:
         members = _of_gold(members_verdicts(judged, gold.generations, config.panel, reading), gold)
         health = _panel_trial(run, config.panel, judged, members, gold)
@@ -114,12 +116,11 @@ async def try_judges(run: Run, *, on_done: Callable[[int], None] | None = None) 
 
 
 def _panel_trial(run: Run, config: PanelConfig, judged: pl.DataFrame, members: pl.DataFrame, gold: Gold) -> dict[str, Any]:
-    truth = verdicts(gold.judgments, VerdictConfig(both_orders=False))
     run.write("trial.verdicts", members)
-    run.write("trial.gold", truth)
-    found = panel_verdicts(members, config, gold=truth)
-    measured = measured_verdicts(found, members, config, gold=truth)
-    return panel_health(judged, members, found, gold.generations, config, gold=gold.judgments, measured=measured)
+    run.write("trial.gold", gold.truth)
+    found = panel_verdicts(members, config, gold=gold.truth)
+    measured = measured_verdicts(found, members, config, gold=gold.truth)
+    return panel_health(judged, members, found, gold.generations, config, gold=gold.truth, measured=measured)
 
 
 def _of_gold(found: pl.DataFrame, gold: Gold) -> pl.DataFrame:
@@ -133,22 +134,46 @@ def judge_gates(health: Mapping[str, Any], bounds: Mapping[str, float | None]) -
     return [GATES[name](candidate, float(bound)) for name, bound in bounds.items() if bound is not None]
 
 
+@dataclass(kw_only=True)
+class Session:
+    """A judge that can be asked about gold outside a run. `calls`: what it cost, once the session is closed."""
+
+    config: TrialConfig
+    gold: Gold
+    engine: Engine
+    secret: bytes
+    spend: Budget
+    calls: dict[str, Any] = field(default_factory=dict)
+
+    async def judge(self) -> Judge:
+        """The judge, once it has shown what it can do: the first call that may cost."""
+        asked = asking(self.config.judge, seed=self.config.seed, secret=self.secret)
+        return await open_judge(self.engine, self.config.judge, asked)
+
+
+@asynccontextmanager
+async def open_session(config: TrialConfig) -> AsyncIterator[Session]:
+    """Gold read and the judge's engine open; replies go through the lake's ledger, so that a rerun is free."""
+    with open_lake(Path(config.lake)) as lake, open_ledger(lake.root / "calls.sqlite") as ledger:
+        gold = read_gold(config.gold, lake, seed=config.seed)
+        run_id, spend = uuid4().hex, budget(config.caps)
+        async with engines_open({"judge": config.judge}, lake.root, ledger=ledger, spend=spend, run_id=run_id) as engines:
+            session = Session(config=config, gold=gold, engine=engines["judge"], secret=lake.secret, spend=spend)
+            yield session
+        session.calls = ledger.summary(run_id=run_id)
+
+
 async def judge_check(config: CheckConfig, advance: Callable[[str, int, int], None]) -> dict[str, Any]:
-    """Try a judge on gold pairs; what came of it as JSON. Replies go through the lake's ledger, so that a rerun is free.
+    """Try a judge on gold pairs; what came of it as JSON.
 
     Raises:
         ConfigError: judge, rubric, channel and gold do not fit together; nothing has been sent then.
     """
-    with open_lake(Path(config.lake)) as lake, open_ledger(lake.root / "calls.sqlite") as ledger:
-        gold = read_gold(config.gold, lake, seed=config.seed)
-        session, spend = uuid4().hex, budget(config.caps)
-        async with engines_open({"judge": config.judge}, lake.root, ledger=ledger, spend=spend, run_id=session) as engines:
-            asked = asking(config.judge, seed=config.seed, secret=lake.secret)
-            judge = await open_judge(engines["judge"], config.judge, asked)
-            n = gold.prompts.height
-            judged, health = await trial(judge, gold, on_done=lambda done: advance("prompts", done, n))
-            fingerprint, spec = judge.engine.fingerprint, judge.engine.spec
-        calls = ledger.summary(run_id=session)
+    async with open_session(config) as session:
+        gold, judge = session.gold, await session.judge()
+        n = gold.prompts.height
+        judged, health = await trial(judge, gold, on_done=lambda done: advance("prompts", done, n))
+        fingerprint, spec = judge.engine.fingerprint, judge.engine.spec
     gates = judge_gates(health, config.bounds.model_dump())
     return {
         "outcome": "passed" if all(gate.passed for gate in gates) else "refused",
@@ -159,8 +184,8 @@ async def judge_check(config: CheckConfig, advance: Callable[[str, int, int], No
         "calls_needed": calls_needed(gold, judge.rubric, judge.config),
         "health": health,
         "gates": [gate.as_dict() for gate in gates],
-        "calls": calls,
-        "capped": spend.exhausted,
+        "calls": session.calls,
+        "capped": session.spend.exhausted,
         "n_unread": judged.filter(~pl.col("state").is_in(["ok", "gated"])).height,
         "unread": judged.filter(~pl.col("state").is_in(["ok", "gated"])).select("state", "reason", "raw").head(20).to_dicts(),
     }

@@ -17,7 +17,7 @@ from curators.engines.base import Engine, digest
 from curators.errors import SchemaError
 from curators.judging.protocol import JudgeConfig, judge_group
 from curators.judging.rubric import Rubric
-from curators.judging.verdicts import VerdictConfig, verdicts
+from curators.judging.verdicts import gold_verdicts
 from curators.sampling import gather_all
 from curators.schema import JUDGMENTS, frame
 
@@ -27,13 +27,13 @@ AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Gold:
-    """Labelled pairs: `pairs` has a row for each (`prompt_id`, `a_id`, `b_id`), `judgments` the labels as recorded; `prompts` and
+    """Labelled pairs: `pairs` has a row for each (`prompt_id`, `a_id`, `b_id`), `truth` the `verdicts` that are right; `prompts` and
     `generations` are those of the pairs. `dropped`: rows of the source of which nothing could be made, by reason.
     """
 
     prompts: pl.DataFrame
     generations: pl.DataFrame
-    judgments: pl.DataFrame
+    truth: pl.DataFrame
     pairs: pl.DataFrame
     dropped: Mapping[str, int] = field(default_factory=dict)
 
@@ -46,7 +46,8 @@ def gold_pairs(
     Raises:
         SchemaError: the facts decide no pair.
     """
-    decided = verdicts(judgments, VerdictConfig(both_orders=False)).filter(pl.col("verdict").is_in(["a", "b"]))
+    truth = gold_verdicts(judgments)
+    decided = truth.filter(pl.col("verdict").is_in(["a", "b"]))
     if decided.is_empty():
         raise SchemaError(f"gold: none of the {judgments.height} recorded labels decides a pair; the judge has nothing to agree with")
     pairs = decided.select("prompt_id", "a_id", "b_id").sort("a_id", "b_id")
@@ -57,7 +58,7 @@ def gold_pairs(
     return Gold(
         prompts=prompts.join(pairs, on="prompt_id", how="semi"),
         generations=generations.join(sides, on="generation_id", how="semi"),
-        judgments=judgments,
+        truth=truth,
         pairs=pairs,
     )
 

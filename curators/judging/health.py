@@ -14,7 +14,7 @@ import polars as pl
 
 from curators.judging.defences import injection_suspect, repeated_answer
 from curators.judging.presentations import IDENTICAL
-from curators.judging.verdicts import ROUNDING, VerdictConfig, final_judgments, verdicts
+from curators.judging.verdicts import ROUNDING, final_judgments
 from curators.statistics.agreement import cohen_kappa
 from curators.statistics.calibration import calibration, fit_temperature
 from curators.statistics.cycles import cyclic_parts
@@ -35,9 +35,9 @@ def judge_health(
 ) -> dict[str, Any]:
     """The health of one judge, as JSON carries it; every share is `{n, hits, share, low, high}`.
 
-    `judgments` and `found` (verdicts) are that judge's; `gold` are the `judgments` of somebody believed about the same generations: a
-    verifier, recorded labels, another judge. `generations` give lengths and, with `policy` (a fingerprint), who wrote what. Counted are the
-    final judgments (the last attempt of each presentation and vote):
+    `judgments` and `found` (verdicts) are that judge's; `gold` are the verdicts of somebody believed about the same generations
+    (`gold_verdicts`): a verifier, recorded labels, another judge. `generations` give lengths and, with `policy` (a fingerprint), who wrote
+    what. Counted are the final judgments (the last attempt of each presentation and vote):
 
     * `ok`: could be read, of all that were asked; `unscored`: verdicts without a result
     * `first`: names the first shown, of the presentations that name one; 1/2 is what an impartial judge shows in both orders
@@ -186,8 +186,8 @@ def _side(p_a: str = "p_a", delta: str = "scores_delta") -> pl.Expr:
 
 
 def gold_agreement(found: pl.DataFrame, gold: pl.DataFrame) -> dict[str, Any]:
-    """What `judge_health` says of verdicts beside the `judgments` of a gold."""
-    truth = verdicts(gold, VerdictConfig(both_orders=False)).select("a_id", "b_id", gold="verdict", gold_side=_side())
+    """What `judge_health` says of verdicts beside those of a gold."""
+    truth = gold.select("a_id", "b_id", gold="verdict", gold_side=_side())
     joined = found.join(truth, on=["a_id", "b_id"]).with_columns(side=_side())
     decidable = joined.filter(pl.col("gold").is_in(["a", "b"]))
     scored = decidable.filter(pl.col("side").is_not_null())

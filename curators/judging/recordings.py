@@ -23,7 +23,7 @@ from curators.judging.health import judge_health
 from curators.judging.protocol import JudgeConfig, judge_group
 from curators.judging.rubric import Rubric, parse_rubric
 from curators.judging.transcripts import FLIPPED, Item, Said
-from curators.judging.verdicts import VerdictConfig, verdicts
+from curators.judging.verdicts import VerdictConfig, gold_verdicts, verdicts
 from curators.sampling import Row, gather_all
 from curators.schema import GENERATIONS, JUDGMENTS, PROMPTS, VERDICTS, empty, frame
 from curators.scoring import score_group
@@ -178,7 +178,7 @@ def recording_report(recording: Recording, judgments: pl.DataFrame) -> dict[str,
     if recording.of_pairs:
         pairs = pl.DataFrame([sorted(sides(item)) for item in recording.items], schema=["a_id", "b_id"], orient="row")
         found = verdicts(judgments, VerdictConfig(both_orders=recording.both_orders)).join(pairs, on=["a_id", "b_id"], how="semi")
-    health = judge_health(judgments, found, generations, gold=gold if gold.height else None)
+    health = judge_health(judgments, found, generations, gold=gold_verdicts(gold) if gold.height else None)
     decided = found.with_columns(kept=pl.col("verdict").is_in(["a", "b"]))
     compared = list(_compared(recording, judgments, found))
     asked = judgments.filter(pl.col("state") != "gated")

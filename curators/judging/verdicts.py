@@ -91,6 +91,11 @@ def verdicts(judgments: pl.DataFrame, config: VerdictConfig | None = None) -> pl
     return pl.concat([pairs, scored]).sort("prompt_id", "a_id", "b_id", "judge")
 
 
+def gold_verdicts(judgments: pl.DataFrame) -> pl.DataFrame:
+    """`verdicts` of somebody who is believed (recorded labels, a verifier, another judge): one presentation order is enough."""
+    return verdicts(judgments, VerdictConfig(both_orders=False))
+
+
 def _check_sources(judgments: pl.DataFrame) -> None:
     kinds = judgments.select("judge", "protocol", "rubric_digest").unique()
     if mixed := kinds.filter(pl.col("judge").is_duplicated()).sort("judge").rows():

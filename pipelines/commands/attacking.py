@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
-from pipelines.commands.output import json_option, one_line_errors, print_json, print_rows, replies_kept
+from pipelines.commands.output import mapped_columns, json_option, one_line_errors, print_cost, print_json, print_rows, replies_kept
 
 FOOLED = 3
 
@@ -59,11 +58,9 @@ def _config(
     from pipelines.config import AttackConfig
     from pipelines.config_files import assigned
 
-    if wrong := [column for column in columns if "=" not in column]:
-        raise ConfigError(f"--map {wrong[0]!r}: must be TARGET=SOURCE, such as output_a=response1")
     given = {
         "judge": {"engine": spec, "rubric": rubric},
-        "gold": {"source": gold or BUILT_IN, "columns": dict(column.split("=", 1) for column in columns), "limit": limit or None},
+        "gold": {"source": gold or BUILT_IN, "columns": mapped_columns(columns, example="output_a=response1"), "limit": limit or None},
         "attacks": [name.strip() for name in attacks.split(",") if name.strip()],
         "lake": lake,
     }
@@ -72,15 +69,11 @@ def _config(
 
 def print_attacks(found: Mapping[str, Any]) -> None:
     """One line for every attack, then why those that are not caught are not, what it cost, and what the suite does not show."""
-    gold, calls = found["gold"], found["calls"]
+    gold = found["gold"]
     click.echo(f"{found['engine']} with rubric {found['rubric']['name']} on {gold['items']} items, {gold['source']}")
     click.echo(f"read by {', '.join(f'{channel} ({n})' for channel, n in found['channels'].items())}\n")
     print_effects(found) if found["factorial"] else print_suite(found)
-    price = "" if calls["usd"] is None else f", {calls['usd']:,.2f} $"
-    click.echo(f"{calls['requests']:,} requests ({calls['hits']:,} samples from the ledger), {calls['prompt_tokens']:,} + ", nl=False)
-    click.echo(f"{calls['completion_tokens']:,} tokens{price}")
-    if found["capped"]:
-        click.echo(f"ended early by the cap on {found['capped']}")
+    print_cost(found["calls"], found["capped"])
     click.echo(f"\n{found['limits']}")
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
-from pipelines.commands.output import json_option, one_line_errors, print_json, print_rows, replies_kept
+from pipelines.commands.output import mapped_columns, json_option, one_line_errors, print_cost, print_json, print_rows, replies_kept
 
 REFUSED = 3
 TRIED = 200
@@ -68,13 +67,11 @@ def judge_check(
     from pipelines.progress import showing
     from pipelines.trials import judge_check as check
 
-    if wrong := [column for column in columns if "=" not in column]:
-        raise ConfigError(f"--map {wrong[0]!r}: must be TARGET=SOURCE, such as output_a=response1")
     given = {
         "judge": {"engine": spec, "rubric": rubric},
         "gold": {
             "source": gold,
-            "columns": dict(column.split("=", 1) for column in columns),
+            "columns": mapped_columns(columns, example="output_a=response1"),
             "limit": (TRIED if limit is None else limit) or None,
         },
         "lake": lake,
@@ -167,7 +164,7 @@ def print_check(found: Mapping[str, Any]) -> None:
     """The health as a table, then the gates, what could not be read, and what it cost."""
     from curators.judging.health import health_rows
 
-    health, calls = found["health"], found["calls"]
+    health = found["health"]
     click.echo(f"{found['engine']} with rubric {found['rubric']['name']} on {found['gold']['pairs']} pairs of {found['gold']['source']}")
     if dropped := found["gold"]["dropped"]:
         click.echo(f"rows without a label that can be used: {', '.join(f'{n} {why}' for why, n in dropped.items())}")
@@ -180,11 +177,8 @@ def print_check(found: Mapping[str, Any]) -> None:
         click.echo()
         shown = [{"gate": g["name"], "passed": "yes" if g["passed"] else "NO", "detail": g["detail"]} for g in found["gates"]]
         print_rows(shown, as_json=False)
-    price = "" if calls["usd"] is None else f", {calls['usd']:,.2f} $"
-    click.echo(f"\n{calls['requests']:,} requests ({calls['hits']:,} samples from the ledger), {calls['prompt_tokens']:,} + ", nl=False)
-    click.echo(f"{calls['completion_tokens']:,} tokens{price}")
-    if found["capped"]:
-        click.echo(f"ended early by the cap on {found['capped']}")
+    click.echo()
+    print_cost(found["calls"], found["capped"])
 
 
 COMMANDS = (judge_check,)

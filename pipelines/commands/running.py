@@ -20,17 +20,18 @@ import orjson
 
 from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
-from pipelines.commands.output import one_line_errors, replies_kept
+from pipelines.commands.output import mapped_columns, one_line_errors, replies_kept
 from pipelines.config_files import FLOW_CONFIGS, check_inputs, load_config, validated
 
 FLOWS = {
     "curate": "pipelines.flows.curate",
     "steps": "pipelines.flows.steps",
     "select": "pipelines.flows.select",
+    "contrast": "pipelines.flows.contrast",
     "train": "pipelines.flows.train",
     "import": "pipelines.flows.importing",
 }
-BUYING = ("curate", "steps")
+BUYING = ("curate", "steps", "contrast")
 EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "refused": 3}
 """By outcome: 0 something is there to use, 3 the gates refused it, 1 a mistake or a fault, 2 wrong usage."""
 
@@ -118,11 +119,9 @@ def import_files(
     files: tuple[str, ...], name: str, columns: tuple[str, ...], assignments: tuple[str, ...], lake: str, as_json: bool
 ) -> None:
     """Bring existing preference data in: jsonl, parquet, csv (plain or .gz), or a local Hugging Face dataset."""
-    if wrong := [column for column in columns if "=" not in column]:
-        raise ConfigError(f"--map {wrong[0]!r}: must be TARGET=SOURCE, such as prompt=instruction")
+    mapped = mapped_columns(columns, example="prompt=instruction")
     given = load_config("import", None, [f"files={list(files)!r}", f"dataset={name}", f"lake={lake}", *assignments])
-    mapped = {**given.model_dump(), "columns": dict(column.split("=", 1) for column in columns)}
-    finish(run_flow("import", validated(FLOW_CONFIGS["import"], mapped)), as_json=as_json)
+    finish(run_flow("import", validated(FLOW_CONFIGS["import"], {**given.model_dump(), "columns": mapped})), as_json=as_json)
 
 
 @click.command()

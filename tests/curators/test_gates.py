@@ -11,7 +11,7 @@ import pytest
 
 from curators.gates import GATES, Candidate, GateBounds, GateResult, check_gates, passed, refusal
 from curators.judging.health import judge_health
-from curators.judging.verdicts import verdicts
+from curators.judging.verdicts import gold_verdicts, verdicts
 from curators.schema import JUDGMENTS, PAIRS, frame
 from curators.statistics.intervals import share
 from curators.stepsearch.health import search_health
@@ -41,7 +41,7 @@ def health(p_first: list[tuple[float, float]], gold: list[tuple[float, float]] |
             row = {**shared, "prompt_id": f"p{i}", "judge": "v", "protocol": "verifier", "channel": "verifier"}
             truth.append({**row, "generation_ids": [f"{i}{side}"], "scores": [score]})
     judgments = frame(rows, JUDGMENTS)
-    return judge_health(judgments, verdicts(judgments), gold=frame(truth, JUDGMENTS) if gold else None)
+    return judge_health(judgments, verdicts(judgments), gold=gold_verdicts(frame(truth, JUDGMENTS)) if gold else None)
 
 
 def test_the_number_of_pairs() -> None:

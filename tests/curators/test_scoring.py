@@ -14,7 +14,7 @@ from curators.engines.cached import CachedEngine
 from curators.engines.fake import FakeEngine
 from curators.errors import ConfigError
 from curators.judging.health import judge_health
-from curators.judging.verdicts import group_scores, verdicts
+from curators.judging.verdicts import gold_verdicts, group_scores, verdicts
 from curators.sampling import Row, prompt_of
 from curators.schema import GENERATIONS, JUDGMENTS, check, frame
 from curators.scoring import prove_scorer, read_scores, score_group
@@ -166,7 +166,7 @@ def test_its_health_is_agreement_ties_and_what_it_could_not_score() -> None:
     judged = frame([dict(row) for row in rows(engine, *generations)], JUDGMENTS)
     gold = frame([gold_row(g, float(g["text"] == "cc")) for g in generations], JUDGMENTS)
     found = verdicts(judged)
-    health = judge_health(judged, found, generations=frame(generations, GENERATIONS), gold=gold)
+    health = judge_health(judged, found, generations=frame(generations, GENERATIONS), gold=gold_verdicts(gold))
     assert health["by_model"]
     assert (health["ok"]["hits"], health["ok"]["n"]) == (3, 4)
     assert (health["unscored"]["hits"], health["unscored"]["n"]) == (3, 6)

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from curators.judging.verdicts import VerdictConfig, verdicts
+from curators.judging.verdicts import gold_verdicts
 from curators.schema import GENERATIONS, JUDGMENTS, VERDICTS, empty, frame
 from pipelines.config import PanelConfig
 from pipelines.panels import measured_verdicts, panel_health, panel_verdicts
@@ -35,11 +35,11 @@ def config(method: str) -> PanelConfig:
 
 
 def agreement(method: str, n: int = len(RIGHT)) -> tuple[int, int]:
-    voted, truth = members(RIGHT[:n]), verdicts(gold(n), VerdictConfig(both_orders=False))
+    voted, truth = members(RIGHT[:n]), gold_verdicts(gold(n))
     found = panel_verdicts(voted, config(method), gold=truth)
     measured = measured_verdicts(found, voted, config(method), gold=truth)
     args = (empty(JUDGMENTS), voted, found, empty(GENERATIONS), config(method))
-    health = panel_health(*args, gold=gold(n), measured=measured)
+    health = panel_health(*args, gold=truth, measured=measured)
     return health["agreement"]["hits"], health["agreement"]["n"]
 
 
@@ -47,7 +47,7 @@ def test_a_calibrated_panel_agrees_with_the_gold_on_prompts_that_its_weights_did
     """All five prompts give `one` a weight and `other` none: 3 of 5 are right. Without a prompt that `one` has right, both have 2 of 4 and
     no weight; without one that it has wrong, `one` alone has a weight, and is wrong.
     """
-    truth = verdicts(gold(), VerdictConfig(both_orders=False))
+    truth = gold_verdicts(gold())
     assert (panel_verdicts(members(), config("weighted"), gold=truth)["p_a"] > 0.5).sum() == 3
     assert agreement("weighted") == (0, 2)
     assert agreement("majority") == (0, 5)  # level everywhere
@@ -58,7 +58,7 @@ def test_gold_of_one_prompt_shows_nothing_of_the_panel_that_it_calibrates() -> N
 
 
 def test_a_pair_that_is_both_gold_and_labelled_has_one_verdict_of_each_member() -> None:
-    truth = verdicts(gold(), VerdictConfig(both_orders=False))
+    truth = gold_verdicts(gold())
     labelled = members().filter(pl.col("prompt_id").is_in(["p0", "p3"]))
     found = panel_verdicts(labelled, config("weighted"), gold=truth, tried=members())
     assert found["prompt_id"].to_list() == ["p0", "p3"]

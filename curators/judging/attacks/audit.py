@@ -21,7 +21,6 @@ from curators.judging.gold import AT_ONCE, Gold
 from curators.judging.prompts import conversation_text
 from curators.judging.protocol import JudgeConfig, judge_group
 from curators.judging.rubric import Rubric
-from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.sampling import Row, gather_all
 from curators.schema import JUDGMENTS, frame
 
@@ -62,7 +61,7 @@ class Item:
 
 def items_of_gold(gold: Gold) -> list[Item]:
     """The gold's pairs as items, sorted by their ids; answers that are not plain text (tool calls) are left out."""
-    labels = verdicts(gold.judgments, VerdictConfig(both_orders=False)).select("a_id", "b_id", "judge", "verdict")
+    labels = gold.truth.select("a_id", "b_id", "judge", "verdict")
     decided = gold.pairs.join(labels, on=["a_id", "b_id"]).filter(pl.col("verdict").is_in(["a", "b"]))
     decided = decided.sort("a_id", "b_id", "judge").unique(["a_id", "b_id"], keep="first", maintain_order=True)
     prompts = {row["prompt_id"]: row for row in gold.prompts.iter_rows(named=True)}

@@ -12,6 +12,7 @@ from curators.engines.base import Reply, Request
 from curators.engines.fake import FakeEngine, open_fake
 from curators.errors import SchemaError
 from curators.importing import import_facts
+from curators.importing.facts import Imported
 from curators.judging.gold import AT_ONCE, Gold, calls_needed, gold_pairs, try_judge
 from curators.judging.health import judge_health
 from curators.judging.protocol import JudgeConfig
@@ -28,9 +29,13 @@ class Row:
         self.number, self.row, self.state, self.reason = number, row, "ok", None
 
 
-def gold(n: int = 6, **options: Any) -> Gold:
+def recorded(n: int) -> Imported:
     rows = [{"prompt": f"Question {i}", "chosen": f"right answer {i}", "rejected": f"wrong answer {i}"} for i in range(n)]
-    found = import_facts({"gold.jsonl": (Row(i, row) for i, row in enumerate(rows, 1))}, name="gold")
+    return import_facts({"gold.jsonl": (Row(i, row) for i, row in enumerate(rows, 1))}, name="gold")
+
+
+def gold(n: int = 6, **options: Any) -> Gold:
+    found = recorded(n)
     return gold_pairs(found.prompts, found.generations, found.judgments, **options)
 
 
@@ -42,7 +47,7 @@ def sees_right(request: Request, _: int) -> str:
 async def test_a_judge_that_sees_what_the_gold_saw_agrees_wholly() -> None:
     trial = gold()
     judged = await try_judge(trial, FakeEngine(sees_right), rubric=PAIRWISE, config=JudgeConfig(channel="text"))
-    health = judge_health(judged, verdicts(judged), trial.generations, gold=trial.judgments)
+    health = judge_health(judged, verdicts(judged), trial.generations, gold=trial.truth)
     assert judged.height == calls_needed(trial, PAIRWISE, JudgeConfig()) == 12
     assert (health["agreement"]["hits"], health["agreement"]["n"], health["kappa"]["value"]) == (6, 6, 1.0)
     assert not judged["raw"].str.contains("gold").any()
@@ -51,7 +56,7 @@ async def test_a_judge_that_sees_what_the_gold_saw_agrees_wholly() -> None:
 async def test_a_judge_that_names_the_first_agrees_with_nobody() -> None:
     trial = gold()
     judged = await try_judge(trial, FakeEngine(lambda *_: "Verdict: A"), rubric=PAIRWISE, config=JudgeConfig(channel="text"))
-    health = judge_health(judged, verdicts(judged), trial.generations, gold=trial.judgments)
+    health = judge_health(judged, verdicts(judged), trial.generations, gold=trial.truth)
     assert health["inconsistent"]["share"] == 1.0
     assert health["agreement"]["hits"] == 0
     assert health["kappa"] == {"value": None, "low": None, "high": None, "n": 0}
@@ -77,11 +82,11 @@ async def test_only_the_labelled_pairs_are_shown() -> None:
 
 
 def test_a_limit_draws_the_same_pairs_whatever_the_order_of_rows() -> None:
-    whole, some = gold(30), gold(30, limit=10)
+    facts, whole, some = recorded(30), gold(30), gold(30, limit=10)
     assert some.pairs.height == 10
     assert some.prompts.height == 10
     texts = whole.generations.sample(fraction=1, shuffle=True, seed=3)
-    shuffled = gold_pairs(whole.prompts, texts, whole.judgments.sample(fraction=1, shuffle=True, seed=4), limit=10)
+    shuffled = gold_pairs(whole.prompts, texts, facts.judgments.sample(fraction=1, shuffle=True, seed=4), limit=10)
     assert shuffled.pairs.equals(some.pairs)
     assert not gold(30, limit=10, seed=1).pairs.equals(some.pairs)
 

@@ -13,7 +13,7 @@ from curators.judging.health import health_rows, judge_health
 from curators.judging.juries import panel
 from curators.judging.protocol import judge_group
 from curators.judging.rubric import load_rubric
-from curators.judging.verdicts import verdicts
+from curators.judging.verdicts import gold_verdicts, verdicts
 from curators.sampling import gather_all, make_prompt
 from curators.schema import GENERATIONS, JUDGMENTS, frame
 from curators.statistics.intervals import wilson
@@ -58,7 +58,7 @@ def test_agreement_counts_pairs_that_the_gold_decides() -> None:
     rows = [*pair(0, 1, 0), *pair(1, 0, 1), *pair(2, 1, 1), *pair(3, 1, 0), *pair(4, 0.5, 0.5)]
     truth = [*gold(0, 1, 0), *gold(1, 1, 0), *gold(2, 1, 0), *gold(3, 1, 1), *gold(4, 0, 1)]
     judgments = frame(rows, JUDGMENTS)
-    health = judge_health(judgments, verdicts(judgments), gold=frame(truth, JUDGMENTS))
+    health = judge_health(judgments, verdicts(judgments), gold=gold_verdicts(frame(truth, JUDGMENTS)))
     # pair 0 right, 1 wrong, 2 inconsistent and 4 a tie (misses), 3 not decidable
     assert health["n_decidable"] == 4
     assert (health["agreement"]["hits"], health["agreement"]["n"]) == (1, 4)
@@ -102,7 +102,7 @@ def test_a_half_in_all_but_rounding_is_no_side() -> None:
     judgments = frame(rows, JUDGMENTS)
     assert 0 < abs(verdicts(judgments)["p_a"][0] - 0.5) < 1e-15
     for a, b in ((1, 0), (0, 1)):
-        health = judge_health(judgments, verdicts(judgments), gold=frame(gold(0, a, b), JUDGMENTS))
+        health = judge_health(judgments, verdicts(judgments), gold=gold_verdicts(frame(gold(0, a, b), JUDGMENTS)))
         assert (health["agreement"]["hits"], health["agreement"]["n"]) == (0, 1)
 
 
@@ -149,9 +149,9 @@ def test_calibration_needs_pairs_and_says_no_temperature_where_none_would_mend_i
     few = [row for i in range(19) for row in pair(i, 1, 0)]
     truth = [row for i in range(40) for row in gold(i, 1, 0)]
     judgments = frame(few, JUDGMENTS)
-    assert judge_health(judgments, verdicts(judgments), gold=frame(truth, JUDGMENTS))["calibration"] is None
+    assert judge_health(judgments, verdicts(judgments), gold=gold_verdicts(frame(truth, JUDGMENTS)))["calibration"] is None
     guesses = frame([row for i in range(40) for row in pair(i, i % 2, 1 - i % 2)], JUDGMENTS)
-    found = judge_health(guesses, verdicts(guesses), gold=frame(truth, JUDGMENTS))["calibration"]
+    found = judge_health(guesses, verdicts(guesses), gold=gold_verdicts(frame(truth, JUDGMENTS)))["calibration"]
     assert (found["n"], found["temperature"]) == (40, None)  # right in half of what it is .92 sure of
 
 

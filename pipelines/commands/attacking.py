@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pipelines.commands.datasets import lake_option
-from pipelines.commands.output import mapped_columns, json_option, one_line_errors, print_cost, print_json, print_rows, replies_kept
+from pipelines.commands.output import json_option, one_line_errors, print_cost, print_json, print_rows, replies_kept
 
 FOOLED = 3
 
@@ -54,13 +54,14 @@ def judge_attack(as_json: bool, page: str | None, strict: bool, **given: Any) ->
 def _config(
     *, spec: str, gold: str | None, rubric: str, columns: tuple[str, ...], limit: int, attacks: str, assignments: tuple[str, ...], lake: str
 ) -> Any:
+    from curators.importing import parse_columns
     from pipelines.attacks import BUILT_IN
     from pipelines.config import AttackConfig
     from pipelines.config_files import assigned
 
     given = {
         "judge": {"engine": spec, "rubric": rubric},
-        "gold": {"source": gold or BUILT_IN, "columns": mapped_columns(columns, example="output_a=response1"), "limit": limit or None},
+        "gold": {"source": gold or BUILT_IN, "columns": parse_columns(columns), "limit": limit or None},
         "attacks": [name.strip() for name in attacks.split(",") if name.strip()],
         "lake": lake,
     }

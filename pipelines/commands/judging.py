@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from pipelines.commands.datasets import lake_option
-from pipelines.commands.output import mapped_columns, json_option, one_line_errors, print_cost, print_json, print_rows, replies_kept
+from pipelines.commands.output import json_option, one_line_errors, print_cost, print_json, print_rows, replies_kept
 
 REFUSED = 3
 TRIED = 200
@@ -62,6 +62,7 @@ def judge_check(
         return
     if spec is None or gold is None:
         raise click.UsageError("give --judge and --gold, or --transcripts.")
+    from curators.importing import parse_columns
     from pipelines.config import CheckConfig
     from pipelines.config_files import assigned
     from pipelines.progress import showing
@@ -71,7 +72,7 @@ def judge_check(
         "judge": {"engine": spec, "rubric": rubric},
         "gold": {
             "source": gold,
-            "columns": mapped_columns(columns, example="output_a=response1"),
+            "columns": parse_columns(columns),
             "limit": (TRIED if limit is None else limit) or None,
         },
         "lake": lake,

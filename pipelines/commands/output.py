@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from curators.errors import ConfigError, CurationError
+from curators.errors import CurationError
 from storage.errors import StorageError
 
 P = ParamSpec("P")
@@ -54,17 +54,6 @@ def replies_kept() -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("pairmill: stopped; replies so far are kept in the lake, and the same command does not buy them again", err=True)
         sys.exit(INTERRUPTED)
-
-
-def mapped_columns(columns: Sequence[str], *, example: str) -> dict[str, str]:
-    """`--map TARGET=SOURCE` as a mapping.
-
-    Raises:
-        ConfigError: one is of another form.
-    """
-    if wrong := [column for column in columns if "=" not in column]:
-        raise ConfigError(f"--map {wrong[0]!r}: must be TARGET=SOURCE, such as {example}")
-    return dict(column.split("=", 1) for column in columns)
 
 
 def print_cost(calls: Mapping[str, Any], capped: str | None) -> None:

@@ -20,7 +20,7 @@ import orjson
 
 from curators.errors import ConfigError
 from pipelines.commands.datasets import lake_option
-from pipelines.commands.output import mapped_columns, one_line_errors, replies_kept
+from pipelines.commands.output import one_line_errors, replies_kept
 from pipelines.config_files import FLOW_CONFIGS, check_inputs, load_config, validated
 
 FLOWS = {
@@ -119,7 +119,9 @@ def import_files(
     files: tuple[str, ...], name: str, columns: tuple[str, ...], assignments: tuple[str, ...], lake: str, as_json: bool
 ) -> None:
     """Bring existing preference data in: jsonl, parquet, csv (plain or .gz), or a local Hugging Face dataset."""
-    mapped = mapped_columns(columns, example="prompt=instruction")
+    from curators.importing import parse_columns
+
+    mapped = parse_columns(columns)
     given = load_config("import", None, [f"files={list(files)!r}", f"dataset={name}", f"lake={lake}", *assignments])
     finish(run_flow("import", validated(FLOW_CONFIGS["import"], {**given.model_dump(), "columns": mapped})), as_json=as_json)
 

@@ -31,6 +31,9 @@ def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield outcome["outcome"], f"{outcome['checkpoint']} from {outcome['dataset']}  {outcome['path']}"
     else:
         yield outcome["outcome"], f"{outcome['dataset']}@{outcome['version']}  digest {digest}"
+    if found := outcome.get("selection"):
+        kept = f"{found['diagnostics'].get('n_kept', 0):,} of {found['diagnostics'].get('n_rows', 0):,} pairs by {found['selector']}"
+        yield "selection", f"{kept}, {found['state']}" + (f": {found['reason']}" if found["reason"] else "")
     if outcome.get("capped"):
         yield "ended early", f"by the cap on {outcome['capped']}"
     if found := outcome.get("evaluation"):

@@ -18,6 +18,7 @@ from curators.rationales.health import MEASURES as RATIONALE_MEASURES
 from curators.stepsearch.health import MEASURES as SEARCH_MEASURES
 from pipelines.report.charts import funnel_chart, health_chart, histogram
 from pipelines.report.layout import page_html, page_section, page_table, write_page
+from pipelines.report.selection import selection_chart, selection_rows
 from pipelines.report.shortcuts import shortcut_section
 from pipelines.report.turns import turns_text
 from storage import Release
@@ -36,11 +37,10 @@ def build_report(release: Release) -> str:
     pairs = pl.read_parquet(release.frozen / "pairs.parquet")
     sections = [
         _head(release),
+        *([page_section("Selection", _selection(manifest))] if manifest.get("selection") else []),
         page_section("Funnel", funnel_chart(manifest["funnel"]) + _funnel_table(manifest["funnel"])),
         page_section("Gates", _gates(manifest["gates"])),
-        page_section("Searches", _searches(manifest["search"]))
-        if manifest.get("search")
-        else page_section("Judge", _health(manifest.get("health"))),
+        page_section("Searches", _searches(manifest["search"])) if manifest.get("search") else page_section("Judge", _health(manifest)),
         *([page_section("Rationales", _rationales(manifest["rationales"]))] if manifest.get("rationales") else []),
         *([shortcut_section(manifest["audit"])] if manifest.get("audit") else []),
         page_section("Pairs", _distributions(pairs)),
@@ -81,9 +81,11 @@ def _gates(gates: list[dict[str, Any]]) -> str:
     )
 
 
-def _health(health: Mapping[str, Any] | None) -> str:
+def _health(manifest: Mapping[str, Any]) -> str:
+    health = manifest.get("health")
     if not health:
-        return "<p>No judge ran: the labels came with the data.</p>"
+        whose = f"are those of {manifest['parents'][0]['ref']}" if manifest.get("selection") else "came with the data"
+        return f"<p>No judge ran: the labels {whose}.</p>"
     states = ", ".join(f"{n:,} {state}" for state, n in health["states"].items())
     line = f"<p>{escape(str(health['judge']))}: {health['n_judgments']:,} judgments ({escape(states)})</p>"
     return line + _shares(health, MEASURES)
@@ -97,6 +99,11 @@ def _searches(search: Mapping[str, Any]) -> str:
 def _rationales(health: Mapping[str, Any]) -> str:
     states = ", ".join(f"{n:,} {state}" for state, n in health["states"].items())
     return f"<p>{escape(str(health['writer']))}: {escape(states)}</p>" + _shares(health, RATIONALE_MEASURES)
+
+
+def _selection(manifest: Mapping[str, Any]) -> str:
+    selection = manifest["selection"]
+    return page_table(("", ""), selection_rows(selection, manifest["parents"][0]["ref"])) + selection_chart(selection)
 
 
 def _shares(health: Mapping[str, Any], measures: Mapping[str, str]) -> str:

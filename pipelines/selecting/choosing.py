@@ -77,7 +77,7 @@ def _rows(run: Run, ids: set[str]) -> pl.DataFrame:
     """Ids, strata and scores of those pairs, in order of id."""
     config = _config(run)
     columns = dict.fromkeys(name for name in ("pair_id", score_column(config), config.selector.stratum) if name)
-    return scan(run.parents[0]).select(columns).filter(pl.col("pair_id").is_in(ids)).collect()
+    return scan(run.parents[0]).select(list(columns)).filter(pl.col("pair_id").is_in(ids)).collect()
 
 
 def _pairs(run: Run, found: Selection | None) -> pl.DataFrame:

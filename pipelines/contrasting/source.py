@@ -121,19 +121,22 @@ def open_source(version: Release, *, scores: str, verifier: Verifier | None, kin
     Raises:
         ConfigError: the version has no such rows, or nobody whose scores are meant.
     """
+    _check_rows(Source(version=version, scores=Scores()), kinds)
     wanted = Scores()
     if "scored answers" in kinds.values():
         wanted = (
             Scores(verifier=verifier) if scores == "verifier" else Scores() if scores == "judge" else Scores(judge=_judge(version, scores))
         )
-    source = Source(version=version, scores=wanted)
-    plain = Source(version=version, scores=Scores())
+    return Source(version=version, scores=wanted)
+
+
+def _check_rows(source: Source, kinds: Mapping[str, Rows]) -> None:
+    version = source.version
     for name, kind in kinds.items():
-        if plain.rows(kind).is_empty():
+        if source.rows(kind).is_empty():
             there = ", ".join(f"{each['rows']:,} {file.removesuffix('.parquet')}" for file, each in version.manifest["files"].items())
             what = kind if kind != "scored answers" else "answers"
             raise ConfigError(f"methods.{name} starts from {what}, and {version.ref} has none; it has {there}")
-    return source
 
 
 def _judge(version: Release, scores: str) -> str:

@@ -14,7 +14,6 @@ import storage
 from curators.engines.base import Request
 from curators.engines.fake import FakeEngine
 from curators.errors import ConfigError
-from curators.schema import CONTRASTS
 from examples.arithmetic.world import check_answer, problems
 from pipelines import candidates
 from pipelines.config import ImportConfig
@@ -125,3 +124,238 @@ async def test_methods_in_one_run_make_pairs_that_the_program_confirms(tmp_path:
     assert sum(part.num_rows for part in dpo.values()) == pairs.height - joint.height
     assert (await staged(config))["outcome"] == "reused"
     assert (await staged(config_of(lake_root, methods=methods, verifier=CHECK, source="sums@1")))["outcome"] == "reused"
+
+
+async def test_attempts_of_other_runs_on_the_same_prompts_belong_to_their_own_versions(tmp_path: Path, lake_root: Path) -> None:
+    await imported(lake_root, tmp_path)
+    first = await staged(config_of(lake_root, methods="mapl_intra"))
+    other = await staged(config_of(lake_root, methods="mapl_intra", seed=1, dataset="others"))
+    child = await staged(config_of(lake_root, methods={"reversed": {}}, source="edits", dataset="turned"))
+    await imported(lake_root, tmp_path, lambda problem: [*right_and_wrong(problem), ("Answer: 1", 0.5)], name="later")
+    ids = {
+        ref: {each["synthesis_id"] for each in told["contrast"]["methods"].values()} for ref, told in (("edits", first), ("others", other))
+    }
+    own = {each["synthesis_id"] for each in child["contrast"]["methods"].values()}
+    with storage.open_lake(lake_root) as lake:
+        frozen = {
+            ref: pl.read_parquet(storage.resolve(lake, ref).frozen / "contrasts.parquet") for ref in ("edits", "others", "turned", "later")
+        }
+        turned, edits = (storage.scan(storage.resolve(lake, ref)).collect() for ref in ("turned", "edits"))
+    found = {ref: set(rows["synthesis_id"]) for ref, rows in frozen.items()}
+    assert found == {"edits": ids["edits"], "others": ids["others"], "turned": ids["edits"] | own, "later": set()}
+    assert ids["edits"] != ids["others"]
+    prompts = ("prompt", "rejected_prompt")
+    assert set(turned.select(prompts).rows()) == set(edits.select(prompts[::-1]).rows())
+
+
+CORRECTED = "Corrected answer:\n"
+
+
+def answer_in(request: Request) -> str:
+    """The answer that a reviser was shown."""
+    return str(request.messages[0]["content"]).split("The student's answer:\n")[1].split("\n\nFirst write")[0]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make engines those that their specs open."""
+    return lambda **engines: monkeypatch.setattr("pipelines.engines.open_engine", lambda spec, options: engines[spec.strip(":")])
+
+
+async def test_a_reviser_that_changes_nothing_makes_no_pair_and_is_paid_once(
+    tmp_path: Path, lake_root: Path, use: Callable[..., None]
+) -> None:
+    await imported(lake_root, tmp_path)
+    parrot = FakeEngine(lambda request, index: CORRECTED + answer_in(request))
+    use(fake=parrot)
+    config = config_of(lake_root, methods="clair", writer="fake:", verifier=CHECK)
+    told = await staged(config)
+    assert (told["outcome"], told["version"]) == ("refused", None)
+    assert adds_up(told)["contrast/clair attempts"]["dropped"] == {"unchanged": 3 * N}
+    assert parrot.calls == told["calls"]["requests"] == 3 * N
+    again = await staged(config)
+    assert (again["outcome"], again["calls"]["requests"], parrot.calls) == ("refused", 0, 3 * N)
+    with storage.open_lake(lake_root) as lake:
+        assert lake.facts("contrasts")["state"].to_list() == ["unchanged"] * 3 * N
+        assert [release.name for release in storage.list_datasets(lake)] == ["sums"]
+
+
+async def test_revisions_are_checked_by_the_program_and_a_cap_ends_the_run_with_what_there_is(
+    tmp_path: Path, lake_root: Path, use: Callable[..., None]
+) -> None:
+    await imported(lake_root, tmp_path)
+    gold = {p.text: p.solution for p in WORLD}
+
+    def revise(request: Request, index: int) -> str:
+        shown = str(request.messages[0]["content"])
+        return CORRECTED + next(solution for text, solution in gold.items() if text in shown)
+
+    use(fake=FakeEngine(revise))
+    methods = {"clair": {"min_edit_sim": 0}}
+    told = await staged(config_of(lake_root, methods=methods, writer="fake:", verifier=CHECK))
+    # Of the three answers of a problem one is right already, and both wrong ones become right.
+    assert adds_up(told)["contrast/clair attempts"]["dropped"] == {"unchanged": N}
+    with storage.open_lake(lake_root) as lake:
+        pairs = storage.scan(storage.resolve(lake, "edits")).collect()
+    assert pairs.height == 2 * N
+    assert pairs.select("chosen_score", "rejected_score").unique().rows() == [(1.0, 0.0)]
+    assert {gold[said(prompt)] for prompt in pairs["prompt"]} == {said(chosen) for chosen in pairs["chosen"]}
+
+    capped = await staged(config_of(lake_root, methods=methods, writer="fake:", verifier=CHECK, seed=1, dataset="few", caps={"calls": 10}))
+    states = adds_up(capped)["contrast/clair attempts"]
+    assert (capped["outcome"], capped["capped"], states["n_in"]) == ("published", "calls", 3 * N)
+    assert states["dropped"]["budget_skipped"] == 3 * N - 10
+
+
+async def test_a_judge_checks_where_there_is_no_verifier(tmp_path: Path, lake_root: Path, use: Callable[..., None]) -> None:
+    await imported(lake_root, tmp_path)
+    writer = FakeEngine(lambda request, index: f"{CORRECTED}{answer_in(request)}\nIt follows.")
+    judge = FakeEngine(lambda request, index: "Verdict: A", spec="fake:judge")
+    use(fake=writer, **{"fake:judge": judge})
+    config = config_of(lake_root, methods="clair", writer="fake:", judge={"engine": "fake:judge", "channel": "text"})
+    told = await staged(config)
+    # A judge that always says A says nothing when both orders are asked.
+    assert adds_up(told)["contrast/clair attempts"]["dropped"] == {"checker_failed": 3 * N}
+    assert judge.calls >= 2 * 3 * N
+
+
+async def test_scores_are_those_of_the_judge_who_labelled_and_quantiles_know_no_shards(tmp_path: Path, lake_root: Path) -> None:
+    await imported(lake_root, tmp_path, lambda p: [*right_and_wrong(p)[1:], (p.solution, 1 + 0.1 * len(p.steps))])
+    methods = {"max_second": {}, "west_of_n": {"confidence_quantile": 0.5}}
+    loose = {"gates": {"max_duplicate_share": None}}
+    told = [await staged(config_of(lake_root, methods=methods, shard_prompts=size, dataset=f"by-{size}", **loose)) for size in (2, N)]
+    assert told[0]["counts"] == told[1]["counts"]
+    funnel = adds_up(told[0])
+    assert funnel["contrast/max_second attempts"]["n_kept"] == N
+    assert funnel["contrast/west_of_n attempts"]["dropped"]["low_confidence"] > 0
+    with storage.open_lake(lake_root) as lake:
+        pairs = [storage.scan(storage.resolve(lake, f"by-{size}")).collect() for size in (2, N)]
+    assert pairs[0].equals(pairs[1])
+    assert (pairs[0]["margin"] > 0).all()
+    assert set(pairs[0]["label_source"]) == {"source:sums"} == {told[0]["contrast"]["scores"]}
+    verified = await staged(config_of(lake_root, methods="max_min", scores="verifier", verifier=CHECK, dataset="verified"))
+    assert verified["counts"]["pairs"] == N
+    assert verified["contrast"]["scores"].startswith("verifier:examples.arithmetic.world:check_answer@")
+
+
+async def test_anchors_are_held_against_the_bad_answers_of_all_shards(tmp_path: Path, lake_root: Path, use: Callable[..., None]) -> None:
+    """The writer copies a bad answer of the last problem in the file, for whichever problem it is asked."""
+    await imported(lake_root, tmp_path, lambda p: [(p.solution, 1.0), (f"It is {p.answer} times nothing, {p.text}", 0.0)])
+    last = WORLD[-1]
+    use(fake=FakeEngine(lambda request, index: f"It is {last.answer} times nothing, {last.text}" if index else "Let me see."))
+    told = await staged(config_of(lake_root, methods={"d2o": {"k": 2}}, writer="fake:", shard_prompts=1))
+    funnel = adds_up(told)
+    assert funnel["source/rejected answers"]["n_kept"] == N
+    assert (funnel["contrast/d2o attempts"]["n_kept"], funnel["contrast/d2o attempts"]["dropped"]) == (N, {"contaminated": N})
+
+
+async def test_answers_for_two_profiles_make_a_pair_each_and_one_that_was_cut_off_says_so(
+    tmp_path: Path, lake_root: Path, use: Callable[..., None]
+) -> None:
+    await imported(lake_root, tmp_path)
+
+    def write(request: Request, index: int) -> Any:
+        told, asked = (str(turn["content"]) for turn in request.messages)
+        return "" if asked == WORLD[0].text and "Rhyme" in told else f"{told}: {asked}"
+
+    use(fake=FakeEngine(write))
+    told = await staged(config_of(lake_root, methods={"janus": {"profiles": ["Rhyme.", "Be brief."]}}, writer="fake:"))
+    found = adds_up(told)["contrast/janus attempts"]
+    assert (found["n_in"], found["dropped"]) == (2 * N, {"empty": 1, "no_other_profile": 1})
+    with storage.open_lake(lake_root) as lake:
+        pairs = storage.scan(storage.resolve(lake, "edits")).collect()
+        splits = dict(storage.scan(storage.resolve(lake, "sums")).collect().select("prompt_id", "split").iter_rows())
+    assert pairs.height == 2 * N - 2
+    assert all(splits[prompt_id] == split for prompt_id, split in pairs.select("prompt_id", "split").iter_rows())
+    for pair in pairs.iter_rows(named=True):
+        system = json.loads(pair["prompt"])[0]["content"]
+        assert said(pair["chosen"]).startswith(system)
+        assert not said(pair["rejected"]).startswith(system)
+
+
+async def test_what_cannot_be_satisfied_is_counted_and_nothing_is_published(tmp_path: Path, lake_root: Path) -> None:
+    await imported(lake_root, tmp_path)
+    told = await staged(config_of(lake_root, methods={"mapl_intra": {"n_constraints": 15}}))
+    assert told["outcome"] == "refused"
+    assert adds_up(told)["contrast/mapl_intra attempts"]["dropped"] == {"unsatisfiable": 3 * N}
+    assert "min_pairs (0 pairs; at least 1)" in told["refusal"]
+
+
+REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
+    "no method": ({"methods": {}}, "methods: .*at least 1 item"),
+    "unknown method": ({"methods": "ladders"}, "methods: 'ladders' is not one; there are rlcd, clair, ladder, "),
+    "unknown setting": (
+        {"methods": {"ladder": {"degree": 2}}, "verifier": CHECK},
+        "methods.ladder: no setting 'degree'; there are operator, ",
+    ),
+    "wrong value": (
+        {"methods": {"ladder": {"degrees": ["x"]}}},
+        r"methods\.ladder\.degrees\.0: input should be a valid integer.*; came 'x'",
+    ),
+    "not allowed": (
+        {"methods": {"ladder": {"degrees": [2, 1]}}, "verifier": CHECK},
+        r"ladder: degrees are \(2, 1\); they are whole numbers",
+    ),
+    "a rule's name is its rule": ({"methods": {"max_min": {"rule": "sigma"}}}, "methods.max_min: no setting 'rule'; there are none"),
+    "nested setting": (
+        {"methods": {"clair": {"sampling": {"top": 1}}}},
+        r"methods\.clair\.sampling: no setting 'top'; there are temperature, ",
+    ),
+    "no writer": ({"methods": "rlcd"}, r"rlcd needs `writer` \(an engine that writes\)"),
+    "no verifier": ({"methods": ["mapl_intra", "step_error"]}, r"step_error needs `verifier` \(a shipped check or module:function\)"),
+    "judge unused": (
+        {"methods": "mapl_intra", "judge": "fake:judge"},
+        "`judge` would not be used: none of mapl_intra asks it; leave it out",
+    ),
+    "two checkers": (
+        {"methods": "clair", "writer": "fake:", "verifier": "numeric", "judge": "fake:judge"},
+        "`judge` would not be used: a verifier is taken first; leave it out",
+    ),
+    "matches for a rule": ({"methods": "max_min", "scores": "judge", "judge": "fake:judge"}, "scores: judge is for west_of_n"),
+    "no scores wanted": (
+        {"methods": "mapl_intra", "scores": "verifier"},
+        "scores: no method takes scores; leave it out, or add one of west_of_n",
+    ),
+    "no profiles": ({"methods": "janus", "writer": "fake:"}, "profiles: give at least two different `profiles`"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_work_is_one_clear_error(case: str, tmp_path: Path) -> None:
+    values, message = REFUSED[case]
+    with pytest.raises(ConfigError, match=message) as raised:
+        config_of(tmp_path, **values)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        (
+            {"source": "sum"},
+            storage.errors.DatasetNotFound,
+            "there is no dataset 'sum' in the lake: there are bare, sums; did you mean sums",
+        ),
+        ({"source": "sums@7"}, storage.errors.DatasetNotFound, "there is no sums@7"),
+        ({"source": "bare"}, ConfigError, r"methods\.max_min starts from answers, and bare@1 has none; it has 0 generations, 0 judgments, 1 pairs"),
+        (
+            {"scores": "source:nobody"},
+            ConfigError,
+            "scores: 'source:nobody' is none of them; sums@1 has judgments of source:sums; give scores",
+        ),
+        (
+            {"methods": "clair", "writer": "fake:", "judge": {"engine": "fake:judge", "rubric": "pointwise"}},
+            ConfigError,
+            "is pointwise; two",
+        ),
+    ],
+)
+async def test_a_version_without_what_a_method_needs_is_refused(
+    tmp_path: Path, lake_root: Path, values: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    await imported(lake_root, tmp_path)
+    with storage.open_lake(lake_root) as lake:
+        pairs = pl.DataFrame({"pair_id": ["a"], "prompt_id": ["p"], "split": ["train"]})
+        storage.publish(lake, "bare", pairs, manifest={}, author="a", commit_id="b")
+    with pytest.raises(error, match=message):
+        await staged(config_of(lake_root, **{"methods": "max_min", **values}))

@@ -17,6 +17,7 @@ from curators.judging.health import MEASURES
 from curators.rationales.health import MEASURES as RATIONALE_MEASURES
 from curators.stepsearch.health import MEASURES as SEARCH_MEASURES
 from pipelines.report.charts import funnel_chart, health_chart, histogram
+from pipelines.report.contrasts import contrast_sections
 from pipelines.report.layout import page_html, page_section, page_table, write_page
 from pipelines.report.selection import selection_chart, selection_rows
 from pipelines.report.shortcuts import shortcut_section
@@ -40,13 +41,22 @@ def build_report(release: Release) -> str:
         *([page_section("Selection", _selection(manifest))] if manifest.get("selection") else []),
         page_section("Funnel", funnel_chart(manifest["funnel"]) + _funnel_table(manifest["funnel"])),
         page_section("Gates", _gates(manifest["gates"])),
-        page_section("Searches", _searches(manifest["search"])) if manifest.get("search") else page_section("Judge", _health(manifest)),
+        _labelled(manifest),
         *([page_section("Rationales", _rationales(manifest["rationales"]))] if manifest.get("rationales") else []),
         *([shortcut_section(manifest["audit"])] if manifest.get("audit") else []),
         page_section("Pairs", _distributions(pairs)),
-        page_section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
+        contrast_sections(manifest["contrast"], pairs)
+        if manifest.get("contrast")
+        else page_section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
     ]
     return page_html(release.ref, "".join(sections))
+
+
+def _labelled(manifest: Mapping[str, Any]) -> str:
+    """Who said which side is better; of contrasts their own sections tell."""
+    if manifest.get("search"):
+        return page_section("Searches", _searches(manifest["search"]))
+    return "" if manifest.get("contrast") else page_section("Judge", _health(manifest))
 
 
 def _head(release: Release) -> str:
@@ -159,6 +169,12 @@ def _critiques(pair: Mapping[str, Any], release: Release) -> list[dict[str, Any]
 
 def _sides(pair: Mapping[str, Any]) -> tuple[str, str, str]:
     """What both sides share of the answer, and either side; of steps, the steps alone."""
+    if pair.get("rejected_prompt"):
+        return (
+            "",
+            turns_text(pair["chosen"]),
+            f"{turns_text(pair['rejected'])}</pre><p class=meta>to</p><pre>{turns_text(pair['rejected_prompt'])}",
+        )
     if pair["kind"] != "step":
         return "", turns_text(pair["chosen"]), turns_text(pair["rejected"])
     chosen, rejected = (

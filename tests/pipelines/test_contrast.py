@@ -23,6 +23,7 @@ from pipelines.contrasting import tasks
 from pipelines.contrasting.config import ContrastConfig
 from pipelines.contrasting.synthesis import contrast_run, synthesiser
 from pipelines.imports import import_candidate, importation
+from pipelines.report.page import build_report
 
 N = 12
 SHARD = 5
@@ -124,6 +125,21 @@ async def test_methods_in_one_run_make_pairs_that_the_program_confirms(tmp_path:
     assert sum(part.num_rows for part in dpo.values()) == pairs.height - joint.height
     assert (await staged(config))["outcome"] == "reused"
     assert (await staged(config_of(lake_root, methods=methods, verifier=CHECK, source="sums@1")))["outcome"] == "reused"
+
+
+async def test_the_report_shows_what_became_of_each_method_and_what_differs(tmp_path: Path, lake_root: Path) -> None:
+    await imported(lake_root, tmp_path, lambda p: [(f"<b>So</b>\n{p.solution}", 1.0), ("Answer: 0", 0.0)])
+    methods = {"mapl_intra": {}, "ladder": {"operator": "inject", "injections": ["<script>x</script>"], "degrees": [1]}}
+    told = await staged(config_of(lake_root, methods=methods, verifier=CHECK))
+    assert told["outcome"] == "published"
+    with storage.open_lake(lake_root) as lake:
+        page = build_report(storage.resolve(lake, "edits"))
+    assert [f"Method {name}" in page for name in methods] == [True, True]
+    assert "checker_failed" in page
+    assert "answered by" in page
+    assert "&lt;b&gt;So&lt;/b&gt;" in page
+    assert "<b>" not in page
+    assert "<script" not in page
 
 
 async def test_attempts_of_other_runs_on_the_same_prompts_belong_to_their_own_versions(tmp_path: Path, lake_root: Path) -> None:
@@ -337,7 +353,11 @@ def test_what_cannot_work_is_one_clear_error(case: str, tmp_path: Path) -> None:
             "there is no dataset 'sum' in the lake: there are bare, sums; did you mean sums",
         ),
         ({"source": "sums@7"}, storage.errors.DatasetNotFound, "there is no sums@7"),
-        ({"source": "bare"}, ConfigError, r"methods\.max_min starts from answers, and bare@1 has none; it has 0 generations, 0 judgments, 1 pairs"),
+        (
+            {"source": "bare"},
+            ConfigError,
+            r"methods\.max_min starts from answers, and bare@1 has none; it has 0 generations, 0 judgments, 1 pairs",
+        ),
         (
             {"scores": "source:nobody"},
             ConfigError,

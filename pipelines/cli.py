@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from pipelines.commands import attacking, auditing, datasets, doctor, judging, running, trees
+from pipelines.commands import attacking, auditing, curves, datasets, doctor, judging, running, trees
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -22,6 +22,7 @@ for command in (
     *judging.COMMANDS,
     *attacking.COMMANDS,
     *auditing.COMMANDS,
+    *curves.COMMANDS,
     *doctor.COMMANDS,
 ):
     main.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -130,6 +131,23 @@ def attack_chart(rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
     axes.invert_yaxis()
+    return svg(figure)
+
+
+def curve_chart(points: Sequence[Mapping[str, Any]], fit: Mapping[str, Any]) -> str:
+    """Gain by pairs with 95 % intervals; the fitted law and the recommended size where they are known."""
+    figure, axes = _axes(7.0, 3.6)
+    for point in points:
+        axes.plot([point["pairs"]] * 2, [point["low"], point["high"]], color=KEPT, linewidth=2, alpha=0.6)
+        axes.plot([point["pairs"]], [point["gain"]], "o", color=KEPT)
+    most = max(point["pairs"] for point in points)
+    if fit["state"] == "ok":
+        sizes = [most * i / 200 for i in range(201)]
+        law = [fit["plateau"]["value"] - fit["gain"]["value"] * math.exp(-fit["rate"]["value"] * size) for size in sizes]
+        axes.plot(sizes, law, color="#888888", linewidth=1)
+        axes.axvline(fit["recommended"], color=DROPPED, linewidth=1, linestyle=":")
+    axes.axhline(0.0, color="#888888", linewidth=0.7, linestyle=":")
+    axes.set(xlabel="pairs trained on", ylabel="gain in accuracy", xlim=(0, most * 1.05))
     return svg(figure)
 
 

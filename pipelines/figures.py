@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from curators.embeddings import Embedded
 from curators.funnel import Funnel, to_frame
 from curators.gates import GateResult, refusal
 from curators.judging.health import health_rows, share_rows
@@ -31,6 +32,10 @@ class Figures:
     counts: dict[str, int] = field(default_factory=dict)
     on_policy_share: float | None = None
     source: dict[str, Any] | None = None  # an import's: which layout each file was read by, and what its rows lacked
+
+    def took_up(self, texts: Embedded) -> None:
+        """Count texts that were embedded, or found in the cache."""
+        self.embedded.update({name.removeprefix("n_"): n for name, n in asdict(texts).items()})
 
     @property
     def funnel_rows(self) -> list[dict[str, Any]]:

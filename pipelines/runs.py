@@ -23,6 +23,7 @@ import orjson
 import polars as pl
 from prefect.runtime import flow_run
 
+from curators.embeddings import Vectors
 from curators.engines.base import Engine, digest
 from curators.engines.budget import Budget
 from curators.engines.cached import CachedEngine
@@ -57,6 +58,7 @@ class Run:
     parents: tuple[Release, ...] = ()  # the published versions that it starts from
     figures: Figures = field(default_factory=Figures)
     done: set[str] = field(default_factory=set)  # ids of the prompts that are through
+    vectors: Vectors | None = None  # of the pairs to select from
     slots: asyncio.Semaphore | None = None  # of trees searched at a time
     annotate: Callable[[Mapping[str, Any]], Awaitable[tuple[list[Row], list[Row]]]] = field(init=False)  # a prompt → generations, judgments
     explain: Callable[[Mapping[str, Any]], Awaitable[list[Row]]] = field(init=False)  # a pair → rationales

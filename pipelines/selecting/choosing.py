@@ -1,6 +1,6 @@
 """What is kept of the pairs that passed the filters: their vectors, the selector, the candidate. Synchronous; tasks run it in a thread.
 
-<lake>/runs/<key>/{marks.parquet, vectors.npy, pairs.parquet}
+<lake>/runs/<key>/{marks.parquet, pairs.parquet}
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipelines.runs import Run
 from pipelines.selecting.config import SelectionConfig
 from pipelines.selecting.settings import score_column, select_config, selects_by_vectors
 from pipelines.selecting.texts import pair_texts
-from pipelines.selecting.vectors import Advance, embed_texts, open_encoder
+from pipelines.selecting.vectors import Advance, embed_texts, mapped_vectors, open_encoder
 from storage import scan
 
 BINS = 24
@@ -28,7 +28,7 @@ OWN_COLUMNS = ("selection_rank", "selection_score")
 
 
 def embed_pairs(run: Run, advance: Advance) -> dict[str, int]:
-    """The vectors of the pairs that passed the filters into `vectors.npy`, in order of id, where the selector goes by vectors.
+    """The vectors of the pairs that passed the filters, in order of id, where the selector goes by vectors.
 
     Raises:
         ConfigError: quotas of strata of which no pair is left; nothing has been embedded then.
@@ -42,7 +42,9 @@ def embed_pairs(run: Run, advance: Advance) -> dict[str, int]:
         return {"texts": 0}
     assert config.encoder is not None
     texts = (text for _, text in pair_texts(run.parents[0].frozen / "pairs.parquet", config.text, ids))
-    embed_texts(run, "vectors", texts, len(ids), open_encoder(config.encoder, run.lake.root), advance)
+    encoder = open_encoder(config.encoder, run.lake.root)
+    run.vectors = mapped_vectors(run.directory, len(ids), encoder.dimensions)
+    run.figures.took_up(embed_texts(run.lake.root, run.vectors, texts, encoder, advance))
     return dict(run.figures.embedded)
 
 
@@ -53,8 +55,6 @@ def select_pairs(run: Run) -> dict[str, int]:
     if found is not None:
         run.figures.funnels.append(replace(found.funnel, unit="pairs"))
     run.figures.selection = _told(run, found)
-    for name in ("vectors", "filtered"):  # the cache has them, and they are as large as the version
-        run.path(f"{name}.npy").unlink(missing_ok=True)
     counts = {"source_pairs": run.parents[0].n_pairs, "filtered_pairs": len(ids)}
     weighed = weigh(run, _pairs(run, found), counts)
     run.figures.gates.insert(0, _gate(run, found, config))
@@ -63,10 +63,9 @@ def select_pairs(run: Run) -> dict[str, int]:
 
 def _selected(run: Run, ids: set[str]) -> Selection:
     config, rows = _config(run), _rows(run, ids)
-    file, column = run.path("vectors.npy"), score_column(config)
-    vectors = np.load(file, mmap_mode="r") if selects_by_vectors(config) else None
+    column = score_column(config)
     scores = None if column is None else rows[column].cast(pl.Float64).to_list()
-    return select(rows, vectors, scores=scores, budget=config.budget, config=select_config(config))
+    return select(rows, run.vectors, scores=scores, budget=config.budget, config=select_config(config))
 
 
 def _kept_ids(run: Run) -> set[str]:

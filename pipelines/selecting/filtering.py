@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from curators.filters import apply_filters, marks_funnel
@@ -53,7 +54,9 @@ def _with_vectors(run: Run, rows: pl.DataFrame, advance: Advance) -> pl.DataFram
     config = run.config
     assert isinstance(config, SelectionConfig)
     assert config.encoder is not None
-    vectors = embed_texts(run, "filtered", rows["text"], rows.height, open_encoder(config.encoder, run.lake.root), advance)
+    encoder = open_encoder(config.encoder, run.lake.root)
+    vectors = np.empty((rows.height, encoder.dimensions), dtype=np.float32)
+    run.figures.took_up(embed_texts(run.lake.root, vectors, rows["text"], encoder, advance))
     return rows.with_columns(embedding=pl.Series(vectors))
 
 

@@ -1,18 +1,19 @@
-"""The vectors of a version's pairs: a memory-mapped file in the run's directory, filled batch by batch, and kept with the lake by text
-and model. What one model has embedded is never embedded again, by whatever run.
+"""The vectors of a version's pairs: a memory-mapped file, filled batch by batch, and each vector kept with the lake by text and model.
+What one model has embedded is never embedded again, by whatever run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
 from curators.embeddings import (
     BATCH_TEXTS,
+    Embedded,
     Encoder,
     LastTokenEncoder,
     SentenceEncoder,
@@ -23,7 +24,6 @@ from curators.embeddings import (
     sentence_fingerprint,
 )
 from curators.errors import ConfigError
-from pipelines.runs import Run
 from storage.checkpoints import resolve_checkpoint
 from storage.vectors import open_vectors
 
@@ -69,19 +69,22 @@ def _place(spec: str, lake_root: Path) -> Path:
     return place
 
 
-def embed_texts(run: Run, name: str, texts: Iterable[str | None], n: int, encoder: Encoder, advance: Advance) -> Vectors:
-    """One row a text, in the file `<name>.npy` of the run's directory; NaN where a text cannot be embedded.
+def embed_texts(lake_root: Path, out: Vectors, texts: Iterable[str | None], encoder: Encoder, advance: Advance) -> Embedded:
+    """Fill `out` with one row a text, NaN where a text cannot be embedded; what the cache knows is taken from there.
 
     `advance` hears how many texts are done; what it raises ends the work.
     """
-    if not n:
-        return np.zeros((0, encoder.dimensions), dtype=np.float32)
-    path = run.path(f"{name}.npy")
-    out: Vectors = np.lib.format.open_memmap(path, "w+", np.float32, (n, encoder.dimensions))
-    with open_vectors(run.lake.root / "vectors.sqlite") as cache:
-        told = embed_into(out, _counted(texts, n, advance), encoder, cache=cache)
-    run.figures.embedded.update({key.removeprefix("n_"): count for key, count in asdict(told).items()})
-    advance(n, n)
+    with open_vectors(lake_root / "vectors.sqlite") as cache:
+        told = embed_into(out, _counted(texts, len(out), advance), encoder, cache=cache)
+    advance(len(out), len(out))
+    return told
+
+
+def mapped_vectors(directory: Path, n: int, dimensions: int) -> Vectors:
+    """An array in a file, for more rows than memory should hold. The file has no name any more: it goes with the process."""
+    path = directory / f"{uuid4().hex}.npy"
+    out: Vectors = np.lib.format.open_memmap(path, "w+", np.float32, (n, dimensions))
+    path.unlink()
     return out
 
 

@@ -24,7 +24,7 @@ from pipelines.engines import concrete_spec, connect
 from pipelines.runs import NOT_IN_ENGINE_KEY, code_digest, file_digest
 from pipelines.training import evaluate
 from pipelines.training.job import code_of
-from storage import Lake, Release, open_lake, resolve
+from storage import Lake, Release, open_lake, resolve, scan
 from storage.checkpoints import Checkpoint, measurements
 from storage.files import read_rows
 
@@ -145,7 +145,10 @@ def _weights_key(config: TrainConfig, release: Release, fingerprint: str) -> str
 
 def view_of(config: TrainConfig, release: Release) -> str:
     """The training format: the configured one, else what the version is made for."""
-    return config.view or ("step" if release.manifest.get("kind") == "steps" else "dpo")
+    if config.view:
+        return config.view
+    # Also where the steps came through a selection.
+    return "step" if release.manifest.get("kind") == "steps" or "chosen_step" in scan(release).collect_schema() else "dpo"
 
 
 def _run_key(config: TrainConfig, weights: str, policy: EngineConfig, exam: Exam | None) -> str:

@@ -11,6 +11,8 @@ import pytest
 import storage
 from curators.errors import EngineError
 from curators.schema import JOINT_PAIRS, JUDGMENTS, STEP_PAIRS, frame
+from pipelines.config import TrainConfig
+from pipelines.training.run import view_of
 from storage.checkpoints import register
 from tests.pipelines.selecting.conftest import N, import_rows, rows, selected
 
@@ -142,6 +144,7 @@ async def test_pairs_of_steps_and_of_two_prompts_pass_through(big: Path) -> None
         assert told["counts"]["pairs"] == 4
         assert run.release is not None
         assert run.release.manifest["policy"] == "hf-x"
+        assert view_of(TrainConfig(dataset="x"), run.release) == {"steps": "step", "joint": "dpo"}[name]
         found = storage.scan(run.release).collect()
         assert found.select(pairs.columns).equals(pairs.filter(pl.col("pair_id").is_in(found["pair_id"].implode())))
 

@@ -1,7 +1,4 @@
-"""What is kept of the pairs that passed the filters: their vectors, the selector, the candidate. Synchronous; tasks run it in a thread.
-
-<lake>/runs/<key>/{marks.parquet, pairs.parquet}
-"""
+"""What is kept of the pairs that passed the filters: their vectors, the selector, the candidate. Synchronous; tasks run it in a thread."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_no_two_nights_run_at_once() -> None:
     """A second nightly deployment is there with its schedule switched off."""
     declared = yaml.safe_load((Path(__file__).parents[2] / "flows.yaml").read_text())["deployments"]
     scheduled = {each["name"]: [schedule.get("active", True) for schedule in each["schedules"]] for each in declared if "schedules" in each}
-    assert scheduled == {"nightly": [True], "nightly-steps": [False]}
+    assert scheduled == {"nightly": [True], "nightly-steps": [False], "nightly-select": [False]}
 
 
 def test_the_demo_configurations_are_valid() -> None:
@@ -96,7 +96,7 @@ def test_the_demo_configurations_are_valid() -> None:
     files = sorted(root.glob("examples/*/*.yaml"))
     assert files
     for file in files:
-        load_config("steps" if file.stem == "steps" else "curate", str(file), [])
+        load_config(file.stem if file.stem in FLOW_CONFIGS else "curate", str(file), [])
 
 
 @pytest.mark.parametrize(

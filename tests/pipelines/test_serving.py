@@ -29,10 +29,11 @@ def eventually(found: Callable[[], Any], within_s: float) -> Any:
     return answer
 
 
-def write_flows(path: Path) -> Path:
-    """The project's own flows.yaml with deterministic engines, so that a triggered run needs no model."""
+def write_flows(path: Path) -> int:
+    """The project's own flows.yaml with deterministic engines, so that a triggered run needs no model; how many deployments it has."""
     flows = yaml.safe_load((ROOT / "flows.yaml").read_text())
-    nightly, _, train, _ = flows["deployments"]
+    by_name = {deployment["name"]: deployment for deployment in flows["deployments"]}
+    nightly, train = by_name["nightly"], by_name["train-on-publish"]
     nightly["parameters"]["config"] = {
         "dataset": "arithmetic",
         "prompts": "p.jsonl",
@@ -47,7 +48,7 @@ def write_flows(path: Path) -> Path:
         "command": f"{sys.executable} trainer.py {{policy}} {{out}}",
     }
     path.write_text(yaml.safe_dump(flows))
-    return path
+    return len(flows["deployments"])
 
 
 TRAINER = """
@@ -60,7 +61,7 @@ shutil.copytree(policy, out / "checkpoint", dirs_exist_ok=True)
 
 @pytest.mark.slow
 def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> None:
-    write_flows(tmp_path / "flows.yaml")
+    n = write_flows(tmp_path / "flows.yaml")
     (tmp_path / "trainer.py").write_text(TRAINER)
     (tmp_path / "p.jsonl").write_text("".join(f'{{"prompt": "What is {i} + 1?"}}\n' for i in range(20)))
     port = free_port()
@@ -72,7 +73,7 @@ def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> No
         serve = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         assert eventually(lambda: answers(api), 120), (tmp_path / "serve.log").read_text()
-        assert eventually(lambda: len(deployments(api)) == 4, 120), (tmp_path / "serve.log").read_text()
+        assert eventually(lambda: len(deployments(api)) == n, 120), (tmp_path / "serve.log").read_text()
         scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
         assert eventually(lambda: ask(api, "flow_runs/count", scheduled) > 0, 90), "a schedule without runs: is SQLAlchemy too new?"
         assert eventually(lambda: len(ask(api, "automations/filter", {})) == 2, 30)
@@ -98,7 +99,7 @@ def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> No
             text=True,
         )
         assert again.returncode == 0, again.stdout + again.stderr
-        assert len(deployments(api)) == 4
+        assert len(deployments(api)) == n
         assert len(ask(api, "automations/filter", {})) == 2
     finally:
         family = psutil.Process(serve.pid).children(recursive=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from curators.errors import ConfigError
 from pipelines.config import EngineField, JudgeField, ShardedConfig
 
 
@@ -40,5 +41,5 @@ class ContrastConfig(ShardedConfig):
         for name, given in self.methods.items():
             settings_of(name, given, seed=0)
         if told := fault(self):
-            raise ValueError(told)
+            raise ConfigError(told)
         return self

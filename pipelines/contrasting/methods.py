@@ -206,7 +206,7 @@ def fault(config: ContrastConfig) -> str | None:
     for name in config.methods:
         used |= roles_used(config, name)
         if missing := sorted(role for role in roles_used(config, name) if getattr(config, role) is None):
-            return f"{name} needs `{missing[0]}` ({ROLES[missing[0]]})"
+            return f"methods.{name} needs `{missing[0]}` ({ROLES[missing[0]]}); give it, or leave the method out"
     for role in ROLES:
         if getattr(config, role) is not None and role not in used:
             first = role == "judge" and config.verifier is not None and any("judge" in METHODS[name].takes for name in config.methods)

@@ -318,7 +318,7 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
         r"methods\.clair\.sampling: no setting 'top'; there are temperature, ",
     ),
     "no writer": ({"methods": "rlcd"}, r"methods.rlcd needs `writer` \(an engine that writes\)"),
-    "no verifier": ({"methods": ["mapl_intra", "step_error"]}, r"methods.step_error needs `verifier` \(a shipped check or module:function\)"),
+    "no verifier": ({"methods": ["mapl_intra", "step_error"]}, r"methods.step_error needs `verifier`"),
     "judge unused": (
         {"methods": "mapl_intra", "judge": "fake:judge"},
         "`judge` would not be used: none of mapl_intra asks it; leave it out",

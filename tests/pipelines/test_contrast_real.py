@@ -46,9 +46,8 @@ async def contrasted(lake: Path, **config: Any) -> tuple[dict[str, dict[str, int
     adds_up(told)
     found = {name: dict(about["attempts"]) for name, about in told["contrast"]["methods"].items()}
     for name, states in found.items():
-        print(
-            f"{config['source']}, {name}: {states.get('ok', 0):,} of {sum(states.values()):,} attempts passed; {states}, {told['seconds']} s"
-        )
+        passed = f"{states.get('ok', 0):,} of {sum(states.values()):,} attempts passed"
+        print(f"{config['source']}, {name}: {passed}; {states}, {told['seconds']} s")
     with storage.open_lake(lake) as opened:
         return found, storage.scan(storage.resolve(opened, "contrasts")).collect()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curators.contrast.candidates import Attempt, answers, contrast_pairs, contrasts
+from curators.contrast.candidates import Attempt, answers, contrast_pairs, contrasts, of_synthesis
 from curators.contrast.differences import differences, edit_sim
 from curators.errors import SchemaError
 from curators.sampling import make_prompt
@@ -123,3 +123,19 @@ def test_answers_leaves_out_what_cannot_be_used() -> None:
     with pytest.raises(SchemaError, match="more than one score"):
         answers(frame([PROMPT], PROMPTS), frame(rows, GENERATIONS), twice)
     assert one("4").height == 1
+
+
+def test_attempts_that_name_what_was_asked_have_ids_of_their_own() -> None:
+    made = contrasts([ATTEMPT.row("4", "5"), ATTEMPT.row("4", "6")])
+    first, again, other = (of_synthesis(made, name) for name in ("one", "one", "two"))
+    assert first.equals(again)
+    assert len({*made["contrast_id"], *first["contrast_id"], *other["contrast_id"]}) == 6
+    assert first["synthesis_id"].to_list() == ["one", "one"]
+    assert contrast_pairs(first)[0].equals(contrast_pairs(other)[0])
+
+
+def test_a_prompt_stays_in_the_split_that_it_has() -> None:
+    made = contrasts([ATTEMPT.row("4", "5")])
+    splits = [contrast_pairs(made, splits={PROMPT["prompt_id"]: split})[0]["split"].to_list() for split in ("train", "test")]
+    assert splits == [["train"], ["test"]]
+    assert contrast_pairs(contrasts([ATTEMPT.row("4", "5", split="test")]), splits={PROMPT["prompt_id"]: "train"})[0]["split"][0] == "test"

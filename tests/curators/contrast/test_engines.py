@@ -250,6 +250,15 @@ async def test_no_anchor_is_a_known_bad_answer_among_two_hundred_planted() -> No
     assert anchors(found)["anchors"].list.len().sum() == pairs.height
 
 
+async def test_anchors_are_also_held_against_bad_answers_that_are_no_rows() -> None:
+    rows = answered([(make_prompt("Hello?"), ["Go away."])])
+    engine = FakeEngine(lambda request, index: "You are a fool.")
+    states = [
+        (await d2o(rows, config=D2oConfig(k=1), engine=engine, known=known))["state"].to_list() for known in ((), ("you are a FOOL.",))
+    ]
+    assert states == [["ok"], ["contaminated"]]
+
+
 def test_similarity_to_negatives_is_that_of_comparing_with_all() -> None:
     from curators.contrast.differences import edit_sim
 

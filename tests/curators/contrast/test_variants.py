@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from curators.constraints import holds
 from curators.contrast.candidates import answers, contrast_pairs
-from curators.contrast.negatives import reversed_pairs
+from curators.contrast.negatives import reversals, reversed_pairs
+from curators.contrast.prompt_side import inter_sample
 from curators.contrast.single_edits import SingleEditConfig, single_edits
 from curators.contrast.variants import VariantConfig, profile_pairs, profile_prompts, profile_split
 from curators.errors import ConfigError
@@ -41,10 +42,12 @@ def test_each_instruction_and_profile_has_one_chosen_and_the_rejected_is_another
     assert profile_pairs(rows.sample(fraction=1.0, shuffle=True, seed=3)).equals(found)
     pairs, _, _ = contrast_pairs(found)
     assert pairs.height == 30
-    assert pairs["prompt_id"].n_unique() == 30  # a prompt is an instruction under a profile
-    about = {row["prompt_id"]: orjson.loads(row["meta"]) for row in prompts.iter_rows(named=True)}
+    assert pairs["prompt"].n_unique() == 30  # an instruction under a profile
+    assert set(pairs["prompt_id"]) == set(INSTRUCTIONS["prompt_id"])  # so that no instruction stands in both splits
+    assert pairs.group_by("prompt_id").agg(pl.col("split").n_unique())["split"].to_list() == [1] * 5
+    about = {row["messages"]: orjson.loads(row["meta"]) for row in prompts.iter_rows(named=True)}
     for row in pairs.iter_rows(named=True):
-        profile = about[row["prompt_id"]]["profile"]
+        profile = about[row["prompt"]]["profile"]
         first, last = orjson.loads(row["prompt"])[0], orjson.loads(row["prompt"])[-1]
         assert profile in (first["content"] if place == "system" else last["content"])
         assert said(row["chosen"]) == f"The moon pulls. ({profile}) 0"
@@ -137,6 +140,49 @@ def test_reversal_of_a_pair_with_two_prompts_exchanges_them() -> None:
     turned = reversed_pairs(pairs)
     assert turned.select("prompt", "rejected_prompt").row(0) == ("[2]", "[1]")
     assert reversed_pairs(turned).equals(pairs)
+
+
+def test_reversals_are_attempts_with_both_sides_and_prompts_exchanged() -> None:
+    sides = {"chosen": turn("a"), "rejected": turn("b"), "chosen_policy": "p", "rejected_policy": "q", "p_chosen": 0.75}
+    user, other = (f'[{{"role":"user","content":"{text}"}}]' for text in ("x", "y"))
+    rows = [
+        {"pair_id": "one", "prompt_id": "1", "kind": "response", "prompt": user, **sides, "chosen_score": 3.0, "rejected_score": 1.0},
+        {
+            "pair_id": "two",
+            "prompt_id": "2",
+            "kind": "mapl_intra",
+            "prompt": user,
+            "rejected_prompt": other,
+            **sides,
+            "rejected": turn("a"),
+        },
+        {"pair_id": "three", "prompt_id": "3", "kind": "step", "prompt": user, **sides},
+        {
+            "pair_id": "four",
+            "prompt_id": "4",
+            "kind": "response",
+            "prompt": user,
+            **sides,
+            "rejected": '[{"role":"assistant","content":null}]',
+        },
+    ]
+    found = {row["source_ids"][0]: row for row in reversals(frame(rows, JOINT_PAIRS)).iter_rows(named=True)}
+    assert {name: row["state"] for name, row in found.items()} == {"one": "ok", "two": "ok", "three": "unsupported", "four": "unsupported"}
+    assert (said(found["one"]["chosen"]), said(found["one"]["rejected"]), found["one"]["p_chosen"]) == ("b", "a", 0.25)
+    assert (found["one"]["chosen_policy"], found["one"]["chosen_score"], found["one"]["rejected_score"]) == ("q", 1.0, 3.0)
+    assert (found["two"]["prompt"], found["two"]["rejected_prompt"]) == (other, user)
+    assert "steps of an answer" in found["three"]["reason"]
+    plain = reversals(frame(rows[:1], JOINT_PAIRS).drop("rejected_prompt"))
+    assert plain["pair_id"].to_list() == [found["one"]["pair_id"]]
+
+
+def test_constraints_are_not_added_to_a_pair_with_two_prompts_or_to_steps() -> None:
+    user = '[{"role":"user","content":"x"}]'
+    row = {"prompt_id": "1", "prompt": user, "chosen": turn("The moon pulls."), "rejected": turn("It is the wind.")}
+    rows = [{**row, "pair_id": "a", "kind": "mapl_intra", "rejected_prompt": user}, {**row, "pair_id": "b", "kind": "step"}]
+    found = inter_sample(frame(rows, JOINT_PAIRS))
+    assert found["state"].to_list() == ["unsupported"] * 2
+    assert set(found["reason"]) == {"its sides have two prompts", "its sides are steps of an answer"}
 
 
 CONSTRAINTS = [

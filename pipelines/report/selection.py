@@ -8,6 +8,8 @@ from typing import Any
 
 from pipelines.report.charts import binned_histogram
 
+SAID = ("n_rows", "n_kept", "budget")  # by the funnel and the budget
+
 
 def selection_rows(selection: Mapping[str, Any], parent: str) -> list[tuple[str, Any]]:
     """What was asked and what came of it, one line each."""
@@ -23,7 +25,11 @@ def selection_rows(selection: Mapping[str, Any], parent: str) -> list[tuple[str,
         ("scores", selection["scores"]),
         ("embedded", selection["encoder"] and f"{selection['text']} by {selection['encoder']}"),
         ("filters", ", ".join(selection["filters"]) or None),
-        *((name, str(value)) for name, value in selection["diagnostics"].items() if isinstance(value, str | int | float)),
+        *(
+            (name.replace("_", " "), str(value) if isinstance(value, bool) else value)
+            for name, value in selection["diagnostics"].items()
+            if name not in SAID and isinstance(value, str | int | float)
+        ),
     ]
 
 

@@ -254,6 +254,28 @@ async def test_scores_are_those_of_the_judge_who_labelled_and_quantiles_know_no_
     assert verified["contrast"]["scores"].startswith("verifier:examples.arithmetic.world:check_answer@")
 
 
+async def test_matches_of_a_judge_find_the_best_and_the_worst_of_n(tmp_path: Path, lake_root: Path, use: Callable[..., None]) -> None:
+    """The recorded scores say otherwise; the judge prefers a solution to a wrong sum, and that to a bare number."""
+    await imported(lake_root, tmp_path, lambda p: [(text, -score) for text, score in right_and_wrong(p)])
+    order = [*(p.solution for p in WORLD), "1. 1 + 1 = 2", "Answer: 0"]
+
+    def verdict(request: Request, index: int) -> str:
+        shown = str(request.messages[-1]["content"])
+        places = [shown.find(text) for text in order if text in shown]
+        assert len(places) == 2
+        return "Verdict: A" if places[0] < places[1] else "Verdict: B"
+
+    use(**{"fake:judge": FakeEngine(verdict, spec="fake:judge")})
+    judge = {"engine": "fake:judge", "channel": "text"}
+    told = await staged(config_of(lake_root, methods="west_of_n", scores="judge", judge=judge))
+    assert told["counts"]["pairs"] == N
+    with storage.open_lake(lake_root) as lake:
+        pairs = storage.scan(storage.resolve(lake, "edits")).collect()
+    assert {said(chosen) for chosen in pairs["chosen"]} == {p.solution for p in WORLD}
+    assert {said(rejected) for rejected in pairs["rejected"]} == {"Answer: 0"}
+    assert (pairs["p_chosen"] > 0.5).all()
+
+
 async def test_anchors_are_held_against_the_bad_answers_of_all_shards(tmp_path: Path, lake_root: Path, use: Callable[..., None]) -> None:
     """The writer copies a bad answer of the last problem in the file, for whichever problem it is asked."""
     await imported(lake_root, tmp_path, lambda p: [(p.solution, 1.0), (f"It is {p.answer} times nothing, {p.text}", 0.0)])

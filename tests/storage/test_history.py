@@ -107,4 +107,5 @@ def test_a_pair_without_facts_has_empty_parts(lake: Lake) -> None:
         "judgments": [],
         "rationales": [],
         "nodes": [],
+        "contrasts": [],
     }

@@ -36,8 +36,10 @@ def select_config(config: SelectionConfig) -> SelectConfig:
 
 def score_column(config: SelectionConfig) -> str | None:
     """The column of pairs that the selector goes by, or null."""
-    own = ":" in config.selector.selector
-    return config.scores if own else (own_column := selector_of(select_config(config)).scores) and (config.scores or own_column)
+    if ":" in config.selector.selector:
+        return config.scores
+    its = selector_of(select_config(config)).scores
+    return its and (config.scores or its)
 
 
 def selects_by_vectors(config: SelectionConfig) -> bool:

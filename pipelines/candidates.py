@@ -1,7 +1,7 @@
 """The candidate version of a run: its prompts read, its pairs weighed by the gates, and what passes published.
 
-Shared by every flow that ends in a published version. Where the pairs come from is `judged_pairs` and `steps.pairs`. Everything here
-is synchronous; the tasks run it in a thread.
+Shared by every flow that ends in a published version. Where the pairs come from is `judging.pairs`, `steps.pairs`, `selecting.choosing`
+and `contrasting.pairs`. Everything here is synchronous; the tasks run it in a thread.
 """
 
 from __future__ import annotations

@@ -11,8 +11,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from curators.errors import ConfigError
-from pipelines.config import CurateConfig, ImportConfig, TrainConfig
+from pipelines.config import ImportConfig, TrainConfig
 from pipelines.contrasting.config import ContrastConfig
+from pipelines.judging.config import CurateConfig
 from pipelines.selecting.config import SelectionConfig
 from pipelines.steps.config import StepsConfig
 

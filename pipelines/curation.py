@@ -8,10 +8,11 @@ import polars as pl
 
 from curators.verifiers import load_verifier
 from pipelines import tasks
-from pipelines.config import CurateConfig, EngineConfig
-from pipelines.labelling import annotator
+from pipelines.config import EngineConfig
+from pipelines.judging.config import CurateConfig
+from pipelines.judging.labelling import annotator
+from pipelines.judging.rationales import explainer, rubrics_of, writers
 from pipelines.prompt_runs import in_shards, prompt_run
-from pipelines.rationales import explainer, rubrics_of, writers
 from pipelines.runs import Run
 
 

@@ -18,7 +18,7 @@ from curators.importing import import_facts
 from curators.judging.verdicts import VerdictConfig
 from curators.pairs import PairConfig
 from pipelines.config import ImportConfig
-from pipelines.judged_pairs import Facts, decide
+from pipelines.judging.pairs import Facts, decide
 from pipelines.runs import RUNS, Run, file_digest, run_key
 from storage import find_by_commit, open_lake
 from storage.files import read_rows

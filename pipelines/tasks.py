@@ -17,9 +17,11 @@ from prefect.cache_policies import NO_CACHE
 from curators.errors import EngineBusy
 from curators.sampling import Row, gather_all
 from curators.schema import GENERATIONS, JUDGMENTS, frame
-from pipelines import candidates, imports, judged_pairs, rationales, trials
+from pipelines import candidates, imports
 from pipelines.artifacts import show_outcome, show_table
 from pipelines.events import emit_published
+from pipelines.judging import pairs as judged_pairs
+from pipelines.judging import rationales, trials
 from pipelines.runs import RUNS, Run
 
 

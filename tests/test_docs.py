@@ -55,7 +55,7 @@ def test_the_embedded_example_names_its_files() -> None:
 def test_the_help_of_run_names_places_that_are_there() -> None:
     run = main.commands["run"]
     named = [name.rstrip(".") for name in re.findall(r"[a-z]+/[\w/.*]*|README\.md", run.epilog or "")]
-    assert len(named) == 7
+    assert len(named) == 8
     assert [name for name in named if not list(ROOT.glob(name))] == []
 
 

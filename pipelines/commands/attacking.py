@@ -37,7 +37,7 @@ FOOLED = 3
 @one_line_errors
 def judge_attack(as_json: bool, page: str | None, strict: bool, **given: Any) -> None:
     """Attack a judge: empty answers, injected verdicts and orders, padding, false sources. Reports what is caught and what is not."""
-    from pipelines.attacks import judge_attack as attack
+    from pipelines.judging.attacks import judge_attack as attack
     from pipelines.progress import showing
 
     config = _config(**given)
@@ -55,9 +55,9 @@ def _config(
     *, spec: str, gold: str | None, rubric: str, columns: tuple[str, ...], limit: int, attacks: str, assignments: tuple[str, ...], lake: str
 ) -> Any:
     from curators.importing import parse_columns
-    from pipelines.attacks import BUILT_IN
-    from pipelines.config import AttackConfig
     from pipelines.config_files import assigned
+    from pipelines.judging.attacks import BUILT_IN
+    from pipelines.judging.config import AttackConfig
 
     given = {
         "judge": {"engine": spec, "rubric": rubric},

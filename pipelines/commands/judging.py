@@ -63,10 +63,10 @@ def judge_check(
     if spec is None or gold is None:
         raise click.UsageError("give --judge and --gold, or --transcripts.")
     from curators.importing import parse_columns
-    from pipelines.config import CheckConfig
     from pipelines.config_files import assigned
+    from pipelines.judging.config import CheckConfig
+    from pipelines.judging.trials import judge_check as check
     from pipelines.progress import showing
-    from pipelines.trials import judge_check as check
 
     given = {
         "judge": {"engine": spec, "rubric": rubric},
@@ -101,8 +101,8 @@ def refuse_live_options(context: click.Context) -> None:
 
 def check_recorded(file: str, texts: str | None, limit: int | None, *, as_json: bool) -> None:
     """Judges that somebody else has asked: their replies read by our grammars."""
+    from pipelines.judging.transcripts import check_transcripts
     from pipelines.progress import showing
-    from pipelines.transcripts import check_transcripts
 
     with showing() as advance:
         found = asyncio.run(check_transcripts(file, texts, advance, limit=limit or None))

@@ -92,8 +92,9 @@ json_line = click.option("--json", "as_json", is_flag=True, help="One line of JS
 
 
 @click.command(
-    epilog="The keys of a flow, their defaults and meanings: pipelines/config.py (of steps: pipelines/steps/config.py, of select: "
-    "pipelines/selecting/config.py, of contrast: pipelines/contrasting/config.py). Configurations to start from: examples/arithmetic/*.yaml. What they do: docs/, from README.md on."
+    epilog="Keys, defaults and meanings: pipelines/config.py, and of one flow alone pipelines/judging/config.py (curate), "
+    "pipelines/steps/config.py, pipelines/selecting/config.py, pipelines/contrasting/config.py. Configurations to start from: "
+    "examples/arithmetic/*.yaml. What they do: docs/, from README.md on."
 )
 @click.argument("flow", type=click.Choice(sorted(FLOW_CONFIGS)))
 @click.option("--config", "file", help="YAML file with the flow's configuration.")

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from curators.errors import ConfigError
-from pipelines.config import EngineField, JudgeField, ShardedConfig
+from pipelines.config import EngineField, ShardedConfig
+from pipelines.judging.config import JudgeField
 
 
 def _named(value: Any) -> Any:

@@ -23,7 +23,7 @@ from pipelines.config import EngineConfig
 from pipelines.contrasting.config import ContrastConfig
 from pipelines.contrasting.methods import METHODS, Hands, roles_used, settings_of
 from pipelines.contrasting.source import Source, open_source
-from pipelines.labelling import asking, open_judge
+from pipelines.judging.labelling import asking, open_judge
 from pipelines.prompt_runs import prompt_run
 from pipelines.runs import Run
 

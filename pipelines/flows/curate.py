@@ -8,8 +8,8 @@ from typing import Any
 from prefect import flow
 
 from pipelines import tasks
-from pipelines.config import CurateConfig
 from pipelines.curation import annotated, curation, explained
+from pipelines.judging.config import CurateConfig
 
 
 @flow(name="curate", flow_run_name="curate {config.dataset}", retries=0, persist_result=False)

@@ -14,7 +14,7 @@ from pipelines.report.layout import page_html, page_section, page_table, write_p
 
 
 def write_attack_report(found: Mapping[str, Any], to: Path) -> Path:
-    """Write the page; `found` is what `pipelines.attacks.judge_attack` gives."""
+    """Write the page; `found` is what `pipelines.judging.attacks.judge_attack` gives."""
     return write_page(attack_page(found), to)
 
 

@@ -13,7 +13,7 @@ from pipelines.report.layout import page_html, page_section, page_table, write_p
 
 
 def write_judge_report(found: Mapping[str, Any], to: Path) -> Path:
-    """Write the page; `found` is what `pipelines.trials.judge_check` gives."""
+    """Write the page; `found` is what `pipelines.judging.trials.judge_check` gives."""
     return write_page(judge_page(found), to)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from pipelines import config
 from pipelines.config import PromptsConfig, Strict, engine_spec
+from pipelines.judging import config as judging
 
 
 def _preset(value: Any) -> Any:
@@ -38,7 +38,7 @@ class SelfEvalConfig(RatingConfig):
     """The policy's own judgement of its steps."""
 
 
-class RewardConfig(config.RewardConfig, RatingConfig):
+class RewardConfig(judging.RewardConfig, RatingConfig):
     """A reward model, or any engine with a pointwise rubric."""
 
 

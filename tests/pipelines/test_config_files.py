@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from curators.errors import ConfigError
-from pipelines.config import CurateConfig
 from pipelines.config_files import FLOW_CONFIGS, check_inputs, load_config
+from pipelines.judging.config import CurateConfig
 
 ENOUGH = ["dataset=x", "prompts=p.jsonl", "policy=fake:", "judge=fake:judge"]
 

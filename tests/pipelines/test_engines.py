@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from curators.errors import ConfigError
-from pipelines.config import CapsConfig, EngineConfig, JudgeConfig
+from pipelines.config import CapsConfig, EngineConfig
 from pipelines.engines import budget, concrete_spec, engines_open, is_floating
+from pipelines.judging.config import JudgeConfig
 from storage.calls import CallLedger, open_ledger
 from storage.checkpoints import register
 

@@ -22,9 +22,9 @@ from curators.rationales.prompts import load_rationale_rubric
 from curators.rationales.writing import RationaleConfig as WriterConfig
 from curators.rationales.writing import write_rationale
 from curators.schema import PAIRS, RATIONALES, empty, frame
-from pipelines.config import CurateConfig, RationaleConfig
 from pipelines.config_files import load_config
-from pipelines.rationales import explainer, rubrics_of, weigh_again, write_shard, writers
+from pipelines.judging.config import CurateConfig, RationaleConfig
+from pipelines.judging.rationales import explainer, rubrics_of, weigh_again, write_shard, writers
 from pipelines.runs import Run
 from storage.calls import open_ledger
 from tests.pipelines.conftest import outcome, write_prompts

@@ -24,10 +24,10 @@ from curators.judging.health import judge_health
 from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.sampling import gather_all
 from curators.schema import PAIRS, empty
-from pipelines.config import CheckConfig, CurateConfig, GoldConfig, PanelConfig, TrialConfig
 from pipelines.engines import budget, engines_open
-from pipelines.labelling import Judge, asking, judges_of, open_judge
-from pipelines.panels import measured_verdicts, members_verdicts, panel_health, panel_verdicts
+from pipelines.judging.config import CheckConfig, CurateConfig, GoldConfig, PanelConfig, TrialConfig
+from pipelines.judging.labelling import Judge, asking, judges_of, open_judge
+from pipelines.judging.panels import measured_verdicts, members_verdicts, panel_health, panel_verdicts
 from pipelines.runs import Run
 from storage import Lake, open_lake, resolve
 from storage.calls import open_ledger

@@ -12,8 +12,8 @@ from curators.judging.verdicts import VerdictConfig, final_judgments, gold_verdi
 from curators.pairs import PairConfig, build_pairs
 from curators.schema import GENERATIONS, JUDGMENTS
 from pipelines.candidates import weigh
-from pipelines.config import CurateConfig, PanelConfig
-from pipelines.panels import consistency_told, measured_verdicts, members_verdicts, only_consistent, panel_health, panel_verdicts
+from pipelines.judging.config import CurateConfig, PanelConfig
+from pipelines.judging.panels import consistency_told, measured_verdicts, members_verdicts, only_consistent, panel_health, panel_verdicts
 from pipelines.runs import Run
 
 

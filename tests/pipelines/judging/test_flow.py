@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from curators.errors import ConfigError
-from pipelines.config import CurateConfig, GoldConfig
 from pipelines.config_files import assigned
+from pipelines.judging.config import CurateConfig, GoldConfig
+from pipelines.judging.trials import read_gold
 from pipelines.report.judge import sentence
-from pipelines.trials import read_gold
 from tests.pipelines.conftest import outcome, write_prompts
 
 Pairmill = Callable[..., CompletedProcess[str]]

@@ -17,8 +17,9 @@ from curators.rationales.writing import RationaleConfig, write_rationale
 from curators.sampling import Row, gather_all
 from curators.schema import RATIONALES, frame
 from pipelines.candidates import weigh
-from pipelines.config import CurateConfig, EngineConfig
-from pipelines.config import RationaleConfig as RationaleSettings
+from pipelines.config import EngineConfig
+from pipelines.judging.config import CurateConfig
+from pipelines.judging.config import RationaleConfig as RationaleSettings
 from pipelines.runs import Run
 
 

@@ -15,7 +15,7 @@ from curators.judging.jury_report import crossfitted, panel_report
 from curators.judging.verdicts import VerdictConfig, verdicts
 from curators.statistics.agreement import krippendorff_alpha
 from curators.statistics.intervals import Estimate, share_by
-from pipelines.config import PanelConfig
+from pipelines.judging.config import PanelConfig
 
 
 def jury(config: PanelConfig) -> JuryConfig:

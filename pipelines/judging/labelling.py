@@ -14,8 +14,8 @@ from curators.judging.rubric import Rubric, load_rubric
 from curators.sampling import Row, gather_all, sample_prompt
 from curators.scoring import prove_scorer, score_group
 from curators.verifiers import Verifier, load_verifier, verify_group
-from pipelines.config import CurateConfig
-from pipelines.config import JudgeConfig as JudgeSettings
+from pipelines.judging.config import CurateConfig
+from pipelines.judging.config import JudgeConfig as JudgeSettings
 from pipelines.runs import Run
 
 

@@ -13,9 +13,9 @@ from curators.errors import ConfigError
 from curators.judging.attacks import LIMITS, attack_judge, attack_rows, choose_attacks, fooled, items_of_gold, judged_attacks
 from curators.judging.attacks.factorial import effects, settings
 from curators.judging.verdicts import VerdictConfig
-from pipelines.config import AttackConfig
-from pipelines.labelling import Judge
-from pipelines.trials import open_session
+from pipelines.judging.config import AttackConfig
+from pipelines.judging.labelling import Judge
+from pipelines.judging.trials import open_session
 
 FACTORIAL = "factorial"
 """In place of attacks' names: the full factorial design over toggles."""

@@ -8,8 +8,8 @@ import polars as pl
 
 from curators.judging.verdicts import gold_verdicts
 from curators.schema import GENERATIONS, JUDGMENTS, VERDICTS, empty, frame
-from pipelines.config import PanelConfig
-from pipelines.panels import measured_verdicts, panel_health, panel_verdicts
+from pipelines.judging.config import PanelConfig
+from pipelines.judging.panels import measured_verdicts, panel_health, panel_verdicts
 
 RIGHT = [True, True, True, False, False]
 """Where judge `one` is right; `other` is right where it is not."""

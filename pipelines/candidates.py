@@ -84,7 +84,9 @@ def publish(run: Run) -> dict[str, Any]:
         own |= {table: _with(own.get(table), data.select(OWN_FACTS[table]).unique())} if table in OWN_FACTS else {}
     if run.figures.refusal is None:
         pairs = run.read("pairs")
-        own.setdefault("nodes", "tree_id" if "tree_id" in pairs.columns else pl.DataFrame(schema={"tree_id": pl.String}))
+        own.setdefault("nodes", "tree_id")
+        none = pl.DataFrame(schema={"prompt_id": pl.String})
+        own = {table: none if isinstance(which, str) and which not in pairs.columns else which for table, which in own.items()}
         release = publish_version(
             run.lake,
             run.config.dataset,

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 DATASET_NAME = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -129,6 +129,21 @@ class PromptsConfig(ShardedConfig):
     prompts: str = Field(description="a .jsonl[.gz], .parquet or .csv file with `prompt` or `messages`, and `reference` where there is one")
     limit: int | None = Field(None, ge=1, description="take the first rows only")
     policy: EngineField
+
+
+class DerivedConfig(RunConfig):
+    """A run that starts from a published version."""
+
+    source: str = Field(description="the version that it starts from: NAME, NAME@VERSION or NAME@TAG of the same lake")
+
+    @model_validator(mode="after")
+    def _source_is_no_own_result(self) -> DerivedConfig:
+        name, _, which = self.source.partition("@")
+        if name == self.dataset and which in ("", self.tag):
+            raise ValueError(
+                f"source {self.source!r} would be this run's own result the next time; name a version of it ({name}@1), or another dataset"
+            )
+        return self
 
 
 class ImportConfig(RunConfig):

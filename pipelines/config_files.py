@@ -136,6 +136,8 @@ def _problem(model: type[BaseModel], found: dict[str, Any]) -> str:
     if found["type"] == "missing":
         return f"{name}: is required and missing; add it to the file or give --set {name}=…"
     message = found["msg"].removeprefix("Value error, ")
+    if not path:  # about the whole of it, which the user can see
+        return f"{name}: {message[0].lower() + message[1:]}"
     return f"{name}: {message[0].lower() + message[1:]}; came {came}"
 
 

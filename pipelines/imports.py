@@ -19,8 +19,8 @@ from curators.judging.verdicts import VerdictConfig
 from curators.pairs import PairConfig
 from pipelines.config import ImportConfig
 from pipelines.judging.pairs import Facts, decide
-from pipelines.runs import RUNS, Run, file_digest, run_key
-from storage import find_by_commit, open_lake
+from pipelines.runs import Run, file_digest, registered, run_key
+from storage import open_lake
 from storage.files import read_rows
 
 
@@ -31,13 +31,8 @@ async def importation(config: ImportConfig) -> AsyncIterator[Run]:
     key = await asyncio.to_thread(lambda: run_key("import", config, seed=0, fingerprints={}, inputs=_inputs(config)))
     with await asyncio.to_thread(open_lake, config.lake_root) as lake:
         run = Run(key=key, kind="import", config=config, lake=lake, directory=lake.root / "runs" / key)
-        run.directory.mkdir(parents=True, exist_ok=True)
-        run.release = await asyncio.to_thread(find_by_commit, lake, key)
-        RUNS[key] = run
-        try:
+        async with registered(run):
             yield run
-        finally:
-            del RUNS[key]
 
 
 def _check_files(files: Sequence[str]) -> None:

@@ -59,7 +59,13 @@ def _unfit(checkpoint: Checkpoint, parent: str | None) -> str | None:
 
 def _point(checkpoint: Checkpoint) -> dict[str, Any]:
     told = {name: checkpoint.metrics["evaluation"][name] for name in ("gain", "low", "high", "se")}
-    return {"pairs": checkpoint.metrics["training"]["n_pairs"], **told, "dataset": checkpoint.dataset, "checkpoint": checkpoint.ref}
+    training = checkpoint.metrics["training"]
+    return {
+        "pairs": training["n_pairs"] - (training.get("n_pairs_dropped") or 0),
+        **told,
+        "dataset": checkpoint.dataset,
+        "checkpoint": checkpoint.ref,
+    }
 
 
 def verdict(found: dict[str, Any]) -> str:

@@ -15,8 +15,8 @@ from pipelines.artifacts import ProgressArtifact
 from pipelines.config import EngineConfig, PromptsConfig, ShardedConfig
 from pipelines.engines import budget, concrete_spec, engines_open, is_floating
 from pipelines.progress import showing
-from pipelines.runs import RUNS, Run, file_digest, first_resolution, resolved_seed, run_key
-from storage import find_by_commit, open_lake, resolve
+from pipelines.runs import Run, file_digest, first_resolution, registered, resolved_seed, run_key
+from storage import open_lake, resolve
 from storage.calls import open_ledger
 
 
@@ -60,11 +60,7 @@ async def prompt_run(
         key = run_key(kind, config, seed=seed, fingerprints=fingerprints, inputs=inputs)
         run = Run(key=key, kind=kind, config=config, lake=lake, directory=lake.root / "runs" / key, seed=seed, engines=engines)
         run.fingerprints, run.budget, run.ledger, run.session, run.parents = fingerprints, spend, ledger, session, parents
-        run.directory.mkdir(parents=True, exist_ok=True)
-        run.release = await asyncio.to_thread(find_by_commit, lake, key)
-        RUNS[key] = run
-        stack.callback(RUNS.pop, key)
-        yield run
+        yield await stack.enter_async_context(registered(run))
 
 
 def _digests(files: Mapping[str, str]) -> dict[str, str]:

@@ -9,10 +9,12 @@ the ledger and its directory where it left it. Tasks exchange the key; frames wa
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -31,9 +33,10 @@ from curators.sampling import Row
 from pipelines.config import RunConfig, ShardedConfig
 from pipelines.derived import parents_told
 from pipelines.figures import Figures
-from storage import Lake, Release
+from storage import Lake, Release, find_by_commit
 from storage.calls import CallLedger
 
+ROOMS = ("judging", "steps", "selecting", "contrasting")
 # What decides a run. Where the lake lies, how fast it may go, who runs it and which tag moves do not change one row.
 NOT_IN_KEY = {"lake", "author", "tag", "shard_prompts", "concurrent_shards", "concurrent_trees"}
 NOT_IN_ENGINE_KEY = {"engine", "max_concurrency", "timeout_s", "api_key_env", "prompt_usd", "completion_usd", "threads", "share_requests"}
@@ -160,6 +163,33 @@ RUNS: dict[str, Run] = {}
 """The runs that are open in this process, by key: how a task finds its engines and its lake."""
 
 
+@asynccontextmanager
+async def alone(directory: Path) -> AsyncIterator[None]:
+    """Wait until no other run works in that directory, in this process or another; a process that ends lets go."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(0.5)
+            else:
+                break
+        yield
+
+
+@asynccontextmanager
+async def registered(run: Run) -> AsyncIterator[Run]:
+    """The run under its key, alone in its directory, with what it has published already: by itself, or by the one that it waited for."""
+    async with alone(run.directory):
+        run.release = await asyncio.to_thread(find_by_commit, run.lake, run.key)
+        RUNS[run.key] = run
+        try:
+            yield run
+        finally:
+            del RUNS[run.key]
+
+
 def run_key(kind: str, config: RunConfig, *, seed: int, fingerprints: Mapping[str, str], inputs: Mapping[str, str]) -> str:
     """The identity of a run: what is asked, of which models, on which inputs (name → sha256), by which code."""
     asked = _without_reach(config.model_dump(mode="json", exclude=NOT_IN_KEY))
@@ -178,12 +208,15 @@ def _without_reach(asked: Any) -> Any:
 
 @cache
 def code_digest() -> str:
-    """sha256 over the source of `curators`: code decides rows, so another code is another run (its calls stay paid)."""
+    """sha256 over the source of `curators` and of the flows' rooms: code decides rows, so another code is another run (its calls stay
+    paid).
+    """
     found = hashlib.sha256()
-    root = Path(str(resources.files("curators")))
-    for path in sorted(root.rglob("*")):
-        if path.suffix in {".py", ".md"}:
-            found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    house = Path(str(resources.files("curators"))).parent
+    for room in ("curators", *(f"pipelines/{name}" for name in ROOMS)):
+        for path in sorted((house / room).rglob("*")):
+            if path.suffix in {".py", ".md"}:
+                found.update(path.relative_to(house).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()
 
 

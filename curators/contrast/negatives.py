@@ -11,6 +11,7 @@ The pairs are synthetic, and say so by their kind: a good side that nobody label
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,13 +19,13 @@ import orjson
 import polars as pl
 
 from curators.contrast.candidates import Attempt, contrasts, settings, text_of, with_system
-from curators.contrast.checkers import compared, scores_of
+from curators.contrast.checkers import as_generations, compared
 from curators.contrast.differences import edit_sim
 from curators.engines.base import Engine, Request, Sampling, as_json
 from curators.errors import ConfigError
 from curators.sampling import Row, gather_all, sample_state
 from curators.schema import check
-from curators.verifiers import Verifier
+from curators.verifiers import Verifier, verify_group
 
 INSTRUCTIONS = (
     "Answer helpfully and safely.",
@@ -64,7 +65,8 @@ async def d2o(
         EngineBusy: the endpoint is down.
     """
     config = config or D2oConfig()
-    negatives = Negatives([*known, *(text_of(row) for row in rows.iter_rows(named=True))], config.max_similarity)
+    bad = [*known, *(text_of(row) for row in rows.iter_rows(named=True))]
+    negatives = await asyncio.to_thread(Negatives, bad, config.max_similarity)
     made = await gather_all(_anchors(row, config, engine, verifier, negatives) for row in rows.iter_rows(named=True))
     return contrasts(row for group in made for row in group)
 
@@ -142,7 +144,11 @@ def _reversal(pair: Row) -> Row:
     if pair["kind"] == "step" or chosen is None or rejected is None:
         why = "its sides are steps of an answer" if pair["kind"] == "step" else "a side is not one turn of plain text"
         return attempt.row(state="unsupported", reason=why)
-    columns = {"p_chosen": None if pair["p_chosen"] is None else 1 - pair["p_chosen"], "label_source": pair["label_source"]}
+    columns: Row = {
+        "split": pair["split"],
+        "p_chosen": None if pair["p_chosen"] is None else 1 - pair["p_chosen"],
+        "label_source": pair["label_source"],
+    }
     return attempt.row(chosen, rejected, rejected_prompt=pair["prompt"] if pair.get("rejected_prompt") else None, **columns)
 
 
@@ -194,11 +200,11 @@ async def _anchor(source: Row, place: int, config: D2oConfig, engine: Engine, ve
     state, reason = sample_state(text, completion.finish_reason)
     if state != "ok":
         return attempt.row(text, bad, state=state, reason=reason, **columns)
-    checks = {"closest_negative": known.closest(text)}
+    checks = {"closest_negative": await asyncio.to_thread(known.closest, text)}
     if checks["closest_negative"]:
         reason = f"edit_sim {checks['closest_negative']:.4g} to a known bad answer"
         return attempt.row(text, bad, state="contaminated", reason=reason, checks=checks, **columns)
     if verifier is None:
         return attempt.row(text, bad, checks=checks, **columns)
-    found = compared(verifier, scores_of(verifier, source, [text, text_of(source)]))
+    found = compared(verifier, await verify_group(source, as_generations([text, text_of(source)]), verifier))
     return attempt.row(text, bad, state=found.state, reason=found.reason, checks=checks | dict(found.checks), **columns, **found.columns)

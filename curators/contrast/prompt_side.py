@@ -185,6 +185,7 @@ def _inter(pair: Row, config: ConstraintConfig) -> Row:
         reason=None if state == "ok" else f"the chosen answer meets {sum(met)} constraints, the rejected one {sum(met_low)}",
         checks=checks,
         label_source="constraints" if turned else pair.get("label_source"),
+        split=pair["split"],
         **_sides_of(pair, turned=turned),
     )
 

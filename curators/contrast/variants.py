@@ -15,7 +15,7 @@ Whether a judge that does not see the profile can tell the sides apart (it shoul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,7 +73,7 @@ def profile_prompts(
 def profile_pairs(rows: pl.DataFrame, *, config: VariantConfig | None = None, verifier: Verifier | None = None) -> pl.DataFrame:
     """`contrasts` of `answers` to prompts of `profile_prompts`, one for each instruction and profile (or `per_prompt` of them).
 
-    They are of the instruction's prompt, as all that is made from one prompt, so that no instruction stands in both splits.
+    They are of the instruction's prompt. With `held_out_share` the split is that of the profiles, so that an instruction stands in both.
 
     `verifier` reads each prompt's own reference: the chosen answer must score higher by it than the rejected one.
     """
@@ -84,6 +84,30 @@ def profile_pairs(rows: pl.DataFrame, *, config: VariantConfig | None = None, ve
         if "base_prompt_id" in meta and "profile" in meta:
             groups.setdefault(meta["base_prompt_id"], {}).setdefault(meta["profile"], {**row, "meta": meta})
     return contrasts(made for base, by_profile in sorted(groups.items()) for made in _group(base, by_profile, config, verifier))
+
+
+def profiles_needed(base: str, profiles: Sequence[str], config: VariantConfig) -> list[str]:
+    """The profiles whose answers `profile_pairs` looks at first for an instruction: those drawn for it, and for each its first partner.
+
+    Without `per_prompt` these are all. A partner that gives the same answer has no substitute among them.
+    """
+    drawn = _drawn(base, profiles, config)
+    if config.per_prompt is None:
+        return drawn
+    partners = (_partners(base, profile, profiles, config)[:1] for profile in drawn)
+    return sorted({*drawn, *(each for found in partners for each in found)})
+
+
+def _drawn(base: str, profiles: Iterable[str], config: VariantConfig) -> list[str]:
+    """The profiles that an instruction has pairs for, in the order of the draw."""
+    return sorted(profiles, key=lambda profile: (unit_hash("variant", config.seed, base, profile), profile))[: config.per_prompt]
+
+
+def _partners(base: str, profile: str, profiles: Iterable[str], config: VariantConfig) -> list[str]:
+    """The other profiles of its split, in the order in which they are taken for the rejected side."""
+    split = profile_split(profile, config.held_out_share)
+    others = [each for each in profiles if each != profile and profile_split(each, config.held_out_share) == split]
+    return sorted(others, key=lambda name: (unit_hash("rejected profile", config.seed, base, profile, name), name))
 
 
 def profile_split(profile: str, held_out_share: float) -> str:
@@ -111,24 +135,19 @@ def _with_profile(prompt: Row, profile: str, place: Place) -> Row:
 
 
 def _group(base: str, by_profile: dict[str, Row], config: VariantConfig, verifier: Verifier | None) -> list[Row]:
-    drawn = sorted(by_profile, key=lambda profile: (unit_hash("variant", config.seed, base, profile), profile))
-    return [_row(base, profile, by_profile, config, verifier) for profile in drawn[: config.per_prompt]]
+    return [_row(base, profile, by_profile, config, verifier) for profile in _drawn(base, by_profile, config)]
 
 
 def _row(base: str, profile: str, by_profile: dict[str, Row], config: VariantConfig, verifier: Verifier | None) -> Row:
     row = by_profile[profile] | {"prompt_id": base}
     split = profile_split(profile, config.held_out_share)
-    others = [
-        other
-        for other, candidate in sorted(by_profile.items())
-        if other != profile and profile_split(other, config.held_out_share) == split and text_of(candidate).strip() != text_of(row).strip()
-    ]
+    others = [each for each in _partners(base, profile, by_profile, config) if text_of(by_profile[each]).strip() != text_of(row).strip()]
     parameters = {"place": row["meta"].get("place"), "profile": profile, "held_out_share": config.held_out_share, "seed": config.seed}
     method = "context" if row["meta"].get("place") == "context" else "janus"
     if not others:
         attempt = Attempt(source=row, method=method, axis="fit to the profile", parameters=parameters, source_ids=[row["generation_id"]])
         return attempt.row(row, state="no_other_profile", reason="no other profile of its split has another answer", split=split)
-    other = min(others, key=lambda name: (unit_hash("rejected profile", config.seed, base, profile, name), name))
+    other = others[0]
     rejected = by_profile[other]
     attempt = Attempt(
         source=row,

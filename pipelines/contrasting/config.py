@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from curators.errors import ConfigError
-from pipelines.config import EngineField, ShardedConfig
+from pipelines.config import DerivedConfig, EngineField, ShardedConfig
 from pipelines.judging.config import JudgeField
 
 
@@ -19,10 +19,9 @@ def _named(value: Any) -> Any:
     return {name: given or {} for name, given in names.items()} if isinstance(names, dict) else names
 
 
-class ContrastConfig(ShardedConfig):
+class ContrastConfig(DerivedConfig, ShardedConfig):
     """a published version → contrastive pairs made from its prompts, answers or pairs → checked → gates → a published version."""
 
-    source: str = Field(description="the version that it starts from: NAME, NAME@VERSION or NAME@TAG of the same lake")
     methods: Annotated[dict[str, dict[str, Any]], BeforeValidator(_named)] = Field(
         min_length=1, description="methods with their settings, or their names alone; see docs/contrast.md"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import orjson
 import polars as pl
 
 from curators.contrast.candidates import Attempt, answers, contrasts
-from curators.contrast.variants import Place, VariantConfig, profile_pairs, profile_prompts
+from curators.contrast.variants import Place, VariantConfig, profile_pairs, profile_prompts, profiles_needed
 from curators.engines.base import Engine, Sampling
 from curators.errors import ConfigError
 from curators.sampling import Row, sample
@@ -45,13 +46,24 @@ async def by_profiles(
     Raises:
         EngineBusy: the endpoint is down.
     """
-    asked = profile_prompts(rows, config.profiles, place=place)
+    asked = _needed(profile_prompts(rows, config.profiles, place=place), config)
     written = await sample(asked, engine, n=1, sampling=config.sampling)
-    paired = profile_pairs(answers(asked, written), config=config.variants(), verifier=verifier)
+    said = answers(asked, written)
+    paired = await asyncio.to_thread(profile_pairs, said, config=config.variants(), verifier=verifier)
     made_here = paired.with_columns(
         chosen_id=pl.lit(None, dtype=pl.String), rejected_id=pl.lit(None, dtype=pl.String), source_ids=pl.concat_list("prompt_id")
     )
     return pl.concat([made_here, contrasts(_unanswered(asked, written, place))]).sort("prompt_id", "contrast_id")
+
+
+def _needed(asked: pl.DataFrame, config: ProfilesConfig) -> pl.DataFrame:
+    """Of the prompts under every profile those whose answers can become a side: nobody pays for the others."""
+    made_of = [orjson.loads(meta or "{}") for meta in asked["meta"]]
+    profiles = sorted({profile.strip() for profile in config.profiles} - {""})
+    bases = {meta["base_prompt_id"] for meta in made_of if "base_prompt_id" in meta}
+    wanted = {base: set(profiles_needed(base, profiles, config.variants())) for base in bases}
+    kept = ["base_prompt_id" not in meta or meta["profile"] in wanted[meta["base_prompt_id"]] for meta in made_of]
+    return asked.filter(pl.Series(kept, dtype=pl.Boolean))
 
 
 def _unanswered(asked: pl.DataFrame, written: pl.DataFrame, place: Place) -> Iterator[Row]:

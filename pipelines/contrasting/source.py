@@ -12,7 +12,6 @@ from curators.contrast.checkers import scores_of
 from curators.errors import ConfigError
 from curators.funnel import Funnel, count_states
 from curators.judging.verdicts import VerdictConfig, group_scores, verdicts
-from curators.rationales.prompts import side_text
 from curators.schema import GENERATIONS, JOINT_PAIRS, JUDGMENTS, PAIRS, PROMPTS
 from curators.verifiers import Verifier
 from pipelines.contrasting.methods import Rows
@@ -60,14 +59,13 @@ class Source:
         return sorted({*self.rows("prompts")["prompt_id"], *self.splits()})
 
     def splits(self) -> Mapping[str, str]:
-        """The split of every prompt with a pair: what is made of it stays there."""
-        return dict(parent_frame(self.version, "pairs", PAIRS).select("prompt_id", "split").unique("prompt_id", keep="any").iter_rows())
+        """The split of every prompt with a pair: what is made of it stays there. A prompt with pairs in both is one of `test`."""
+        pairs = parent_frame(self.version, "pairs", PAIRS)
+        return dict(pairs.group_by("prompt_id").agg(pl.col("split").min()).iter_rows())  # "test" < "train"
 
     def known_bad(self) -> list[str]:
         """The texts of all answers that are rejected in a pair of the version and chosen in none."""
-        pairs = parent_frame(self.version, "pairs", PAIRS)
-        chosen, rejected = ({side_text(turn) for turn in pairs[side].unique()} for side in ("chosen", "rejected"))
-        return sorted(rejected - chosen)
+        return sorted(self.rows("rejected answers")["text"].drop_nulls().unique())
 
     def funnel(self, kind: Rows) -> Funnel:
         """What of the version's rows a method starts from."""

@@ -130,7 +130,9 @@ async def synthesiser(run: Run) -> Synthesiser:
 
 
 def synthesis_ids(run: Run) -> Mapping[str, str]:
-    """By method, the content id of what is asked: settings, source, who writes, checks and scores, and the seed."""
+    """By method, the content id of what is asked: settings, source, who writes, checks and scores, the seed, and the run, whose caps and
+    code decide what became of an attempt.
+    """
     config, version = _config(run), run.parents[0]
     asked = {role: _who(run, role) for role in ("writer", "verifier", "judge")}
     return {
@@ -141,6 +143,7 @@ def synthesis_ids(run: Run) -> Mapping[str, str]:
             {role: asked[role] for role in roles_used(config, name)},
             config.scores if METHODS[name].rows == "scored answers" else None,
             run.seed,
+            run.key,
         )
         for name in config.methods
     }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt
 
-from pipelines.config import RunConfig, Strict
+from pipelines.config import DerivedConfig, Strict
 
 Text = Literal["prompt", "chosen", "rejected", "prompt+chosen", "chosen+rejected", "all"]
 
@@ -50,10 +50,9 @@ def _budget(value: Any) -> Any:
     return value
 
 
-class SelectionConfig(RunConfig):
+class SelectionConfig(DerivedConfig):
     """a published version → filters → embeddings → selection → gates → a published version."""
 
-    source: str = Field(description="NAME, NAME@VERSION or NAME@TAG of the same lake")
     selector: Annotated[SelectorConfig, BeforeValidator(_named)] = SelectorConfig()
     budget: Annotated[int | float, BeforeValidator(_budget)] = Field(
         description="pairs to keep, or their share of those that pass the filters: 1 is one pair, 1.0 all of them"
@@ -69,12 +68,3 @@ class SelectionConfig(RunConfig):
     filters: Annotated[dict[str, dict[str, Any]], BeforeValidator(_filters)] = Field(
         default_factory=dict, description="name = settings, see docs/filters.md; also `text`, and `against` as the path of a file"
     )
-
-    @model_validator(mode="after")
-    def _source_is_another(self) -> SelectionConfig:
-        if self.source == self.dataset:
-            raise ValueError(
-                f"source {self.source!r} is the newest version of the dataset to publish, which would be a selection of itself every time; "
-                f"name a version ({self.source}@1), or another dataset"
-            )
-        return self

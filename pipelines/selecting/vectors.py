@@ -44,6 +44,14 @@ def encoder_fingerprint(spec: str, lake_root: Path) -> str:
     return last_token_fingerprint(place) if spec.startswith(LAST_TOKEN) else sentence_fingerprint(place)
 
 
+def pinned(spec: str, lake_root: Path) -> str:
+    """The same encoder with a checkpoint's number in place of a tag or nothing: it stays that one as long as the run lasts."""
+    name = spec.removeprefix(LAST_TOKEN)
+    if not spec.startswith(LAST_TOKEN) or not name.startswith(CHECKPOINT):
+        return spec
+    return f"{LAST_TOKEN}{CHECKPOINT}{resolve_checkpoint(lake_root, name.removeprefix(CHECKPOINT)).ref}"
+
+
 def open_encoder(spec: str, lake_root: Path) -> Encoder:
     """The model itself; one stays loaded."""
     return _loaded(spec.startswith(LAST_TOKEN), _place(spec, lake_root), encoder_fingerprint(spec, lake_root))

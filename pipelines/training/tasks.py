@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from pipelines.artifacts import show_table
 from pipelines.config import EngineConfig
 from pipelines.engines import engines_open
 from pipelines.progress import showing
+from pipelines.runs import alone
 from pipelines.tasks import PLAIN
 from pipelines.training.evaluate import compare
 from pipelines.training.job import TrainResult, finished, progress, run_trainer
@@ -50,24 +48,10 @@ async def run_training(key: str) -> dict[str, Any]:
     """The trainer, in a process of its own; its progress lines move the bar. What it left in full is not trained again."""
     run = TRAININGS[key]
     out_dir = run.directory / "trainer"
-    async with _alone(run.directory):
+    async with alone(run.directory):
         result = finished(out_dir) or await _trained(run, out_dir)
     run.trained, run.metrics = result.checkpoint, result.metrics
     return result.metrics
-
-
-@asynccontextmanager
-async def _alone(directory: Path) -> AsyncIterator[None]:
-    """Wait until no other run trains there: runs that differ in their evaluation only share the weights."""
-    with (directory / ".lock").open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                await asyncio.sleep(0.5)
-            else:
-                break
-        yield
 
 
 async def _trained(run: TrainingRun, out_dir: Path) -> TrainResult:

@@ -37,7 +37,7 @@ async def test_no_text_is_embedded_twice_by_one_model(big: Path) -> None:
 
 async def test_the_encoder_counts_only_where_it_is_used(big: Path) -> None:
     _, with_it = await selected(big, selector="random", budget=3, encoder="bundled")
-    told, without = await selected(big, selector="random", budget=3, encoder="bundled")
+    told, without = await selected(big, selector="random", budget=3, encoder=None)
     assert told["outcome"] == "reused"
     assert with_it.key == without.key
     assert "encoder" not in with_it.fingerprints

@@ -118,8 +118,11 @@ def _served(home: Path, port: int | None) -> str | None:
 @contextmanager
 def _started(home: Path, port: int) -> Iterator[str]:
     """A server of our own on that port."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    home.chmod(0o700)
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        home.chmod(0o700)
+    except OSError as error:
+        raise StorageError(f"the lake {home.parent} cannot be made or written: {error.strerror or error}; give another --lake") from error
     check_port(port)
     api_url = f"http://127.0.0.1:{port}/api"
     log = home / "server.log"

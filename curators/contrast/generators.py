@@ -72,13 +72,18 @@ def _keyword(kind: str, text: str, present: bool, draw: int) -> Constraint | Non
     return _first({"kind": kind, "value": word} for word in _from(words, draw) if constraints.contains(text, word) == present)
 
 
+def _quotable(words: list[str]) -> list[str]:
+    """Those that can stand between quotation marks in a prompt."""
+    return [word for word in words if not set(word) & set('"\u201c\u201d\u201e')]
+
+
 def _starts_with(text: str, flag: bool, draw: int) -> Constraint | None:
-    options = text.split()[:1] if flag else list(OPENINGS)
+    options = _quotable(text.split()[:1]) if flag else list(OPENINGS)
     return _first(_checked("starts_with", value, text, flag) for value in _from(options, draw))
 
 
 def _ends_with(text: str, flag: bool, draw: int) -> Constraint | None:
-    options = text.split()[-1:] if flag else list(CLOSINGS)
+    options = _quotable(text.split()[-1:]) if flag else list(CLOSINGS)
     return _first(_checked("ends_with", value, text, flag) for value in _from(options, draw))
 
 

@@ -15,8 +15,8 @@ carried on lower than the original.
 
 `scope` solution: the whole original and the whole solution with the error carried on; step: both sides are the right beginning with one
 step more, the right one and the wrong one (as Step-DPO, Lai et al. 2024, arXiv 2406.18629, has them), which do not end the answer: a
-trainer that closes every turn would teach to stop there. What both begin with is `shared_prefix_share`, and a suffix loss (SCDPO, Lu et al. 2024,
-arXiv 2407.00782) is one over the tokens after it.
+trainer that closes every turn would teach to stop there. What both begin with is `shared_prefix_share`, and a suffix loss (SCDPO, Lu et
+al. 2024, arXiv 2407.00782) is one over the tokens after it.
 
 Deliberately not done: flipped comparisons, dropped conversions of units, swapped steps.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -402,3 +403,65 @@ async def test_a_version_without_what_a_method_needs_is_refused(
         storage.publish(lake, "bare", pairs, manifest={}, author="a", commit_id="b")
     with pytest.raises(error, match=message):
         await staged(config_of(lake_root, **{"methods": "max_min", **values}))
+
+
+async def test_pairs_that_are_no_steps_are_made_of_a_version_of_steps(tmp_path: Path, lake_root: Path) -> None:
+    """Its facts name their trees by a column that contrastive pairs do not have."""
+    await imported(lake_root, tmp_path)
+    with storage.open_lake(lake_root) as lake:
+        parent = storage.resolve(lake, "sums@1")
+        steps = storage.scan(parent).collect().with_columns(tree_id=pl.lit("t"))
+        storage.publish(lake, "steps", steps, manifest={"counts": {}}, author="a", commit_id="steps", facts={"nodes": "tree_id"})
+    told = await staged(config_of(lake_root, source="steps", methods=["mapl_intra"]))
+    assert told["outcome"] == "published"
+    with storage.open_lake(lake_root) as lake:
+        assert storage.resolve(lake, "edits@1").manifest["facts"]["nodes"] == []
+
+
+@pytest.mark.parametrize(("source", "tag"), [("edits", None), ("edits@prod", "prod")])
+def test_a_run_does_not_feed_on_its_own_result(lake_root: Path, source: str, tag: str | None) -> None:
+    with pytest.raises(ConfigError, match="would be this run's own result the next time"):
+        config_of(lake_root, source=source, tag=tag, methods=["reversed"])
+    config_of(lake_root, source="edits@prod", tag="nightly", methods=["reversed"])
+
+
+async def test_attempts_of_a_capped_run_are_not_those_of_the_whole_one(tmp_path: Path, lake_root: Path) -> None:
+    await imported(lake_root, tmp_path)
+    asked = {"methods": {"janus": {"profiles": ["Be brief.", "Be kind."]}}, "writer": "fake:"}
+    await staged(config_of(lake_root, **asked, caps={"calls": 3}, dataset="capped"))
+    await staged(config_of(lake_root, **asked))
+    with storage.open_lake(lake_root) as lake:
+        release = storage.resolve(lake, "edits@1")
+        attempts = pl.read_parquet(release.frozen / "contrasts.parquet")
+    assert attempts["state"].to_list().count("budget_skipped") == 0
+    assert attempts.height == sum(release.manifest["contrast"]["methods"]["janus"]["attempts"].values())
+
+
+async def test_only_profiles_that_can_be_a_side_are_written_for(tmp_path: Path, lake_root: Path) -> None:
+    await imported(lake_root, tmp_path)
+    profiles = [f"Be like number {i}." for i in range(6)]
+    told = await staged(config_of(lake_root, methods={"janus": {"profiles": profiles, "per_prompt": 1}}, writer="fake:"))
+    assert told["calls"]["requests"] == 2 * N
+    assert told["counts"]["pairs"] == N
+
+
+async def test_two_runs_of_one_configuration_work_one_after_the_other(tmp_path: Path, lake_root: Path) -> None:
+    await imported(lake_root, tmp_path)
+    config = config_of(lake_root, methods=["mapl_intra"])
+    one, other = await asyncio.gather(staged(config), staged(config))
+    assert sorted((one["outcome"], other["outcome"])) == ["published", "reused"]
+    assert one["digest"] == other["digest"]
+    assert {one["counts"]["pairs"], other["counts"]["pairs"]} == {one["counts"]["pairs"]}
+
+
+async def test_a_prompt_with_pairs_in_both_splits_is_one_of_the_test_split(tmp_path: Path, lake_root: Path) -> None:
+    await imported(lake_root, tmp_path)
+    profiles = [f"Be like number {i}." for i in range(6)]
+    held = {"janus": {"profiles": profiles, "held_out_share": 0.5}}
+    assert (await staged(config_of(lake_root, dataset="held", methods=held, writer="fake:")))["outcome"] == "published"
+    await staged(config_of(lake_root, source="held", methods=["reversed"]))
+    with storage.open_lake(lake_root) as lake:
+        before, after = (storage.scan(storage.resolve(lake, ref)).collect() for ref in ("held@1", "edits@1"))
+    assert set(before["split"]) == {"train", "test"}
+    sides = {(row["chosen"], row["rejected"]): row["split"] for row in before.iter_rows(named=True)}
+    assert all(sides[row["rejected"], row["chosen"]] == row["split"] for row in after.iter_rows(named=True))

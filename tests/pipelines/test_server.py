@@ -121,3 +121,10 @@ def test_a_served_server_is_used_and_a_sigterm_stops_it(tmp_path: Path, monkeypa
         assert process.wait(60) == 128 + signal.SIGTERM
     assert not answers(url)
     assert not (tmp_path / "prefect" / "api-url").exists()
+
+
+def test_a_lake_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = r"cannot be made or written: Not a directory; give another --lake"
+    with pytest.raises(StorageError, match=told), prefect_server(tmp_path / "file" / "lake"):
+        raise AssertionError("there is no place for a server")

@@ -160,3 +160,11 @@ def test_bad_settings_are_refused() -> None:
         ConstraintConfig(generators=("rhymes",))
     with pytest.raises(ConfigError, match="form is 'c'"):
         ConstraintConfig(form="c")
+
+
+@pytest.mark.parametrize("text", ['"Quoted" is the first word.', 'The last one is "quoted".', "\u201eDas\u201c sagte er \u201eso\u201c"])
+def test_no_constraint_puts_quotation_marks_into_quotation_marks(text: str) -> None:
+    for name in ("starts_with", "ends_with"):
+        found = GENERATORS[name].make(text, True, 0)
+        assert found is None or '"' not in str(found["value"])
+        assert found is None or wording(dict(found)).count('"') == 2

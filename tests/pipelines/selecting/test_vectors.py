@@ -47,6 +47,9 @@ async def test_a_policy_of_the_registry_embeds(big: Path) -> None:
     checkpoint = register(big, "sums", POLICY, fingerprint="hf-0")
     told, _ = await selected(big, selector="k_center", encoder=f"last-token:checkpoint:{checkpoint.ref}", budget=5)
     assert told["counts"]["pairs"] == 5
+    told, floating = await selected(big, selector="k_center", encoder="last-token:checkpoint:sums", budget=6)
+    assert told["outcome"] == "published"
+    assert floating.config.model_dump()["encoder"] == f"last-token:checkpoint:{checkpoint.ref}"
     with pytest.raises(EngineError, match=r"no modules\.json"):
         await selected(big, selector="k_center", encoder=str(POLICY), budget=6)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 import yaml
+from prefect.utilities.schema_tools import ValidationError, validate
 
 from curators.errors import ConfigError
 from pipelines.config_files import FLOW_CONFIGS, check_inputs, load_config
@@ -127,3 +129,14 @@ def test_a_preset_may_be_named_alone_and_a_value_of_no_allowed_type_is_one_probl
     (line,) = str(caught.value).splitlines()
     assert line.startswith("search.max_depth: ")
     assert "'unlimted'" in line
+
+
+def test_the_server_takes_every_deployment_as_it_stands() -> None:
+    """Prefect checks parameters against the form's schema, where a shorthand such as `selector: k_center` is no object."""
+    for declared in yaml.safe_load((Path(__file__).parents[2] / "flows.yaml").read_text())["deployments"]:
+        module, _, name = declared["entrypoint"].rpartition(".")
+        schema = getattr(importlib.import_module(module), name).parameters.model_dump_for_openapi()
+        validate(declared.get("parameters", {}), schema, raise_on_error=True)
+        wrong = {"config": {**declared["parameters"]["config"], "dataset": 1}}
+        with pytest.raises(ValidationError):
+            validate(wrong, schema, raise_on_error=True)

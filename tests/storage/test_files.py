@@ -129,7 +129,7 @@ GZ = gzip.compress(lines([{"a": os.urandom(40).hex()} for _ in range(5000)]))
     ("name", "content", "message"),
     [
         ("empty.jsonl", b"", r"empty\.jsonl: the file is empty \(0 bytes\)"),
-        ("empty.jsonl.gz", gzip.compress(b""), "no rows; give a file with at least one row"),
+        ("empty.jsonl.gz", gzip.compress(b"", mtime=0), "no rows; give a file with at least one row"),
         ("blank.jsonl", b"\n \n", "no rows"),
         ("empty.json", b"[]", "no rows"),
         ("header.csv", b"a,b\n", "no rows"),

@@ -123,7 +123,8 @@ def test_a_served_server_is_used_and_a_sigterm_stops_it(tmp_path: Path, monkeypa
     assert not (tmp_path / "prefect" / "api-url").exists()
 
 
-def test_a_lake_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_a_lake_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)  # of a server that answers, which would do
     (tmp_path / "file").write_text("")
     told = r"cannot be made or written: Not a directory; give another --lake"
     with pytest.raises(StorageError, match=told), prefect_server(tmp_path / "file" / "lake"):

@@ -154,13 +154,13 @@ class SentenceEncoder:
     def __init__(self, path: str | Path, *, device: str | None = None, batch: int = 64) -> None:
         from sentence_transformers import SentenceTransformer
 
-        from curators.engines.models import first_line, quietly
+        from curators.engines.models import first_line, loading
 
         folder = Path(path).expanduser()
         self.fingerprint = sentence_fingerprint(folder)
         self._batch = batch
         try:
-            with quietly():
+            with loading():
                 self._model = SentenceTransformer(str(folder), device=device or _device(), local_files_only=True)
         except Exception as error:
             raise EngineError(f"{path}: the model does not load: {type(error).__name__}: {first_line(error)}") from error
@@ -183,12 +183,12 @@ class LastTokenEncoder:
         import torch
         from transformers import AutoModel, AutoTokenizer
 
-        from curators.engines.models import first_line, quietly
+        from curators.engines.models import first_line, loading
 
         folder = Path(path).expanduser()
         self.fingerprint = last_token_fingerprint(folder)
         try:
-            with quietly():
+            with loading():
                 self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
                 self._model: Any = AutoModel.from_pretrained(str(folder), dtype=torch.float32).to(device or _device()).eval()
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from curators.engines.groups import Sample, Scoring
 from curators.errors import EngineError
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+_ONE_LOAD = threading.Lock()
 
 TOLERANCE_PER_TOKEN = {torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 """By how much a log-probability in rows may differ from the model's own forward pass, at load. In bfloat16 two of a model's own ways to
@@ -91,7 +94,7 @@ def load_model(file: Path, *, dtype: str, device: str | None) -> LoadedModel:
 
             source, tokenizer_options = str(file.parent), {"gguf_file": file.name}
             options |= {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
-        with quietly():
+        with loading():
             tokenizer = AutoTokenizer.from_pretrained(source, **tokenizer_options)
             model: Any = AutoModelForCausalLM.from_pretrained(source, **options)
             model = model.to(place).eval()
@@ -106,16 +109,17 @@ def load_model(file: Path, *, dtype: str, device: str | None) -> LoadedModel:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """No progress bars of the library: a run has its own."""
+def loading() -> Iterator[None]:
+    """One load at a time, which transformers needs (it changes torch's defaults meanwhile), and no progress bars: a run has its own."""
     library: Any = logging
-    shown = library.is_progress_bar_enabled()
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            library.enable_progress_bar()
+    with _ONE_LOAD:
+        shown = library.is_progress_bar_enabled()
+        library.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if shown:
+                library.enable_progress_bar()
 
 
 def _end_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from curators.engines.base import Capability, Completion, Reply, Request
 from curators.engines.fingerprint import fingerprint
-from curators.engines.models import first_line, locate, quietly
+from curators.engines.models import first_line, loading, locate
 from curators.engines.reward_server import not_finite
 from curators.errors import ConfigError, EngineError
 
@@ -167,15 +167,15 @@ def load_scorer(spec: str, folder: Path, options: RewardOptions) -> Scorer:
     place = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     wanted = ("float32" if place.type == "cpu" else "auto") if options.dtype == "auto" else options.dtype
     try:
-        with quietly():
+        with loading():
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
+            model, found = AutoModelForSequenceClassification.from_pretrained(
                 str(folder), dtype=wanted if wanted == "auto" else getattr(torch, wanted), output_loading_info=True
             )
             model = model.to(place).eval()
     except Exception as error:
         raise EngineError(f"{spec}: the model does not load: {type(error).__name__}: {first_line(error)}; {ADVICE}") from error
-    if missing := sorted(loading["missing_keys"]):
+    if missing := sorted(found["missing_keys"]):
         raise EngineError(f"{spec}: its files hold no weights for {missing[:3]}, which would be random; {ADVICE}")
     if not tokenizer.chat_template:
         raise EngineError(

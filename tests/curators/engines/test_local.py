@@ -412,3 +412,14 @@ def test_numbers_of_another_kind_are_another_engine_in_the_ledger(folder):
     own = fingerprint(folder)
     assert open_local(str(folder), dtype="bfloat16").fingerprint == f"{own}+bfloat16"
     assert open_local(f"{folder}@{own}", dtype="bfloat16").fingerprint == f"{own}+bfloat16"
+
+
+async def test_models_load_side_by_side(folder: Path) -> None:
+    """As the judges of a panel do. transformers changes torch's defaults while it loads, for the whole process."""
+    engines = [open_local(str(path), threads=1) for path in (folder, POLICY) * 3]
+    try:
+        replies = await asyncio.gather(*(engine.complete(ask(max_tokens=4, temperature=0.0)) for engine in engines))
+    finally:
+        await asyncio.gather(*(engine.aclose() for engine in engines))
+    texts = [seen(reply)[0][1] for reply in replies]
+    assert texts == texts[:2] * 3

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from curators.errors import ConfigError
 from pipelines.config_files import assigned
@@ -55,6 +57,29 @@ def test_a_panel_labels_and_says_whether_it_is_worth_its_price(pairmill: Pairmil
     assert by_judge["fake:"] == by_judge["fake:judge"] == 12 * 6 * 2
     labels = json.loads(pairmill("sql", "SELECT DISTINCT label_source FROM sums", "--json").stdout)
     assert labels == [{"label_source": "panel:majority(fake:,fake:judge)"}]
+
+
+@pytest.mark.slow
+def test_a_panel_of_real_models_loads_side_by_side_and_labels(pairmill: Pairmill, tmp_path: Path) -> None:
+    """The embedded judge beside a copy of it whose last layer is louder, which makes it another judge. Both load at once."""
+    arithmetic = Path(__file__).parents[3] / "examples/arithmetic"
+    louder = Path(shutil.copytree(arithmetic / "judge", tmp_path / "louder"))
+    weights = load_file(louder / "model.safetensors")
+    save_file({name: tensor * (1.2 if "norm" in name else 1.0) for name, tensor in weights.items()}, louder / "model.safetensors")
+    rubric = {"threads": 1, "rubric": str(arithmetic / "rubric.md"), "max_tokens": 320}
+    judges = [{"engine": f"hf:{folder}", **rubric} for folder in (arithmetic / "judge", louder)]
+    given = {"dataset": "sums", "prompts": str(arithmetic / "prompts.jsonl"), "limit": 16, "sampling": {"n": 3, "max_tokens": 160}}
+    loose = {**LOOSE, "min_pairs": 1}
+    file = tmp_path / "panel.yaml"
+    policy = {"engine": f"hf:{arithmetic / 'policy'}", "threads": 1}
+    file.write_text(yaml.safe_dump({**given, "policy": policy, "panel": {"judges": judges}, "gates": loose}))
+    done = pairmill("run", "curate", "--config", str(file))
+    assert done.returncode == 0, done.stderr
+    told = outcome(done)
+    members = told["health"]["members"]
+    assert len(members) == 2
+    assert all(member["inconsistent"]["n"] > 10 for member in members.values())
+    assert told["counts"]["pairs"] >= 1
 
 
 def test_a_judge_that_gold_refuses_costs_nothing_more(pairmill: Pairmill, tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 from datasets import Dataset, disable_progress_bars
-from scipy.stats import t as student  # type: ignore[import-untyped]
 
+from benchmarks.step_data import POLICY, VERIFIER, answers_of, interval
 from curators.embeddings import SentenceEncoder, bundled_model, embed_into
 from curators.engines.base import Engine, Sampling
 from curators.engines.local import open_local
@@ -46,15 +46,13 @@ from curators.schema import PROMPTS, frame
 from curators.selection.config import SelectConfig
 from curators.selection.ladders import ladder
 from curators.selection.selectors import select
-from curators.verifiers import load_verifier, verify_rows
+from curators.verifiers import verify_rows
 from examples.arithmetic.phrases import PEOPLE, THINGS
 from examples.arithmetic.world import problem_stream
 from pipelines.training.dpo import train
 from pipelines.training.evaluate import compare
 from pipelines.training.params import DpoParams
 
-POLICY = str(Path(__file__).parents[1] / "examples" / "arithmetic" / "policy")
-VERIFIER = load_verifier("examples.arithmetic.world:check_answer")
 SHARES = (0.02, 0.05, 0.1)
 SELECTORS: dict[str, dict[str, Any]] = {
     "random": {},
@@ -171,14 +169,6 @@ def orders(pool: Sequence[dict[str, Any]], seed: int) -> dict[str, dict[float, l
     return out
 
 
-async def answers_of(model: str, exam: pl.DataFrame) -> pl.DataFrame:
-    engine = open_local(f"hf:{model}", threads=1, max_concurrency=128)
-    try:
-        return await sample(exam, engine, n=2, sampling=Sampling(temperature=1.0, max_tokens=160, seed=7))
-    finally:
-        await engine.aclose()
-
-
 def gains(rows: Iterable[dict[str, Any]], exam: pl.DataFrame, before: pl.DataFrame, place: Path, params: DpoParams) -> dict[str, Any]:
     """Train on the rows; gains on the whole exam and on its rare problems, in points."""
     begun = time.monotonic()
@@ -219,13 +209,6 @@ def line(**values: Any) -> dict[str, Any]:
     told = {"bench": "nested_subsets", **values}
     print(json.dumps(told), flush=True)
     return told
-
-
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean and 95 % interval over seeds."""
-    mean, n = statistics.mean(values), len(values)
-    half = float(student.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5 if n > 1 else float("nan")
-    return {"mean": round(mean, 2), "low": round(mean - half, 2), "high": round(mean + half, 2)}
 
 
 def summary(lines: Iterable[dict[str, Any]]) -> None:

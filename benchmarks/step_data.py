@@ -25,6 +25,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def line(**values: Any) -> None:
     print(json.dumps({"bench": "step_data", **values}), flush=True)
 
 
-def interval(values: list[float]) -> dict[str, float]:
+def interval(values: Sequence[float]) -> dict[str, float]:
     """Mean and 95 % interval over seeds."""
     mean, n = statistics.mean(values), len(values)
     half = float(student.ppf(0.975, n - 1)) * statistics.stdev(values) / n**0.5 if n > 1 else float("nan")

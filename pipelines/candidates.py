@@ -19,7 +19,7 @@ from curators.gates import Candidate, GateBounds, check_gates
 from curators.sampling import bad_prompt, mark_duplicates, prompt_of
 from curators.schema import CONTRASTS, GENERATIONS, JUDGMENTS, PROMPTS, RATIONALES, frame
 from pipelines.config import PromptsConfig, login_name
-from pipelines.derived import inherited_facts, parents_told
+from pipelines.derived import NO_FACTS, inherited_facts, parents_told
 from pipelines.runs import Run, code_digest
 from storage import Release
 from storage import publish as publish_version
@@ -85,8 +85,7 @@ def publish(run: Run) -> dict[str, Any]:
     if run.figures.refusal is None:
         pairs = run.read("pairs")
         own.setdefault("nodes", "tree_id")
-        none = pl.DataFrame(schema={"prompt_id": pl.String})
-        own = {table: none if isinstance(which, str) and which not in pairs.columns else which for table, which in own.items()}
+        own = {table: NO_FACTS if isinstance(which, str) and which not in pairs.columns else which for table, which in own.items()}
         release = publish_version(
             run.lake,
             run.config.dataset,

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import polars as pl
@@ -35,6 +35,9 @@ from pipelines.derived import parents_told
 from pipelines.figures import Figures
 from storage import Lake, Release, find_by_commit
 from storage.calls import CallLedger
+
+if TYPE_CHECKING:
+    from pipelines.contrasting.source import Source
 
 ROOMS = ("judging", "steps", "selecting", "contrasting")
 # What decides a run. Where the lake lies, how fast it may go, who runs it and which tag moves do not change one row.
@@ -65,6 +68,7 @@ class Run:
     slots: asyncio.Semaphore | None = None  # of trees searched at a time
     annotate: Callable[[Mapping[str, Any]], Awaitable[tuple[list[Row], list[Row]]]] = field(init=False)  # a prompt → generations, judgments
     explain: Callable[[Mapping[str, Any]], Awaitable[list[Row]]] = field(init=False)  # a pair → rationales
+    source: Source = field(init=False)  # what contrasts are made from
     synthesise: Callable[[int, int, bool], Awaitable[pl.DataFrame]] = field(init=False)  # a range of prompts → contrasts
     on_advance: Callable[[int], None] | None = None
     started: float = field(default_factory=time.monotonic)

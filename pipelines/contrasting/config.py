@@ -20,8 +20,12 @@ def _named(value: Any) -> Any:
 
 
 class ContrastConfig(DerivedConfig, ShardedConfig):
-    """a published version → contrastive pairs made from its prompts, answers or pairs → checked → gates → a published version."""
+    """a published version, or a file → contrastive pairs of its prompts, answers or pairs → checked → gates → a published version."""
 
+    source: str = Field(
+        description="what they are made from: NAME, NAME@VERSION or NAME@TAG of the same lake, or a file of prompts and answers"
+    )
+    columns: dict[str, str] = Field(default_factory=dict, description="of a file: target = source; see docs/import.md")
     methods: Annotated[dict[str, dict[str, Any]], BeforeValidator(_named)] = Field(
         min_length=1, description="methods with their settings, or their names alone; see docs/contrast.md"
     )
@@ -33,6 +37,17 @@ class ContrastConfig(DerivedConfig, ShardedConfig):
         description="of which two answers: recorded (the version's judgments), verifier, judge (matches, for west_of_n), "
         "or one of the version's judges by name",
     )
+
+    @property
+    def of_file(self) -> bool:
+        """Whether the source is a file: names of datasets have neither dots nor slashes."""
+        return "." in self.source or "/" in self.source
+
+    @model_validator(mode="after")
+    def _columns_are_of_a_file(self) -> ContrastConfig:
+        if self.columns and not self.of_file:
+            raise ConfigError(f"columns: are of a file, and source {self.source!r} is a version; leave them out")
+        return self
 
     @model_validator(mode="after")
     def _methods_can_work(self) -> ContrastConfig:

@@ -9,7 +9,7 @@ from curators.schema import CONTRASTS
 from pipelines.candidates import weigh
 from pipelines.contrasting.config import ContrastConfig
 from pipelines.contrasting.methods import METHODS
-from pipelines.contrasting.synthesis import source_of, told
+from pipelines.contrasting.synthesis import told
 from pipelines.runs import Run
 
 
@@ -18,13 +18,13 @@ def build(run: Run) -> dict[str, int]:
     config = run.config
     assert isinstance(config, ContrastConfig)
     found = run.read_shards("contrasts", CONTRASTS)
-    source = source_of(run)
-    policy = run.parents[0].manifest.get("policy")
-    one, two, funnels = contrast_pairs(found, policy=policy, splits=source.splits())
+    source = run.source
+    policy = run.parents[0].manifest.get("policy") if run.parents else None
+    one, two, funnels = contrast_pairs(found, policy=policy, splits=source.splits)
     pairs = pl.concat([one, two], how="diagonal").sort("prompt_id", "pair_id") if two.height else one
     kinds = {"answers" if METHODS[name].rows == "scored answers" else METHODS[name].rows for name in config.methods}
     run.figures.funnels = [*(source.funnel(kind) for kind in sorted(kinds)), *funnels]
-    run.figures.contrast = told(run, source)
+    run.figures.contrast = told(run)
     for funnel in funnels:
         about = run.figures.contrast["methods"][funnel.unit.removesuffix(" attempts")]
         about["attempts"] = {"ok": funnel.n_kept, **funnel.dropped}

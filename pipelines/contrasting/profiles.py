@@ -59,7 +59,7 @@ async def by_profiles(
 def _needed(asked: pl.DataFrame, config: ProfilesConfig) -> pl.DataFrame:
     """Of the prompts under every profile those whose answers can become a side: nobody pays for the others."""
     made_of = [orjson.loads(meta or "{}") for meta in asked["meta"]]
-    profiles = sorted({profile.strip() for profile in config.profiles} - {""})
+    profiles = sorted({meta["profile"] for meta in made_of if "profile" in meta})
     bases = {meta["base_prompt_id"] for meta in made_of if "base_prompt_id" in meta}
     wanted = {base: set(profiles_needed(base, profiles, config.variants())) for base in bases}
     kept = ["base_prompt_id" not in meta or meta["profile"] in wanted[meta["base_prompt_id"]] for meta in made_of]

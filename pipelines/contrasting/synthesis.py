@@ -22,7 +22,7 @@ from curators.verifiers import load_verifier
 from pipelines.config import EngineConfig
 from pipelines.contrasting.config import ContrastConfig
 from pipelines.contrasting.methods import METHODS, Hands, roles_used, settings_of
-from pipelines.contrasting.source import Source, open_source
+from pipelines.contrasting.source import Span, open_source
 from pipelines.judging.labelling import asking, open_judge
 from pipelines.prompt_runs import prompt_run
 from pipelines.runs import Run
@@ -44,22 +44,15 @@ async def contrast_run(config: ContrastConfig) -> AsyncIterator[Run]:
     if config.judge and (rubric := load_rubric(config.judge.rubric)).protocol != "pairwise":
         raise ConfigError(f"judge.rubric {config.judge.rubric}: is {rubric.protocol}; two texts are compared by a pairwise one")
     code = {} if config.verifier is None else {"verifier": load_verifier(config.verifier).judge}
-    async with prompt_run("contrast", config, roles, files=files, code=code, source=config.source) as run:
+    if config.of_file:
+        files["source"] = config.source
+    source = None if config.of_file else config.source
+    async with prompt_run("contrast", config, roles, files=files, code=code, source=source) as run:
         if run.release is None:
-            await asyncio.to_thread(source_of, run)
+            run.drop_shards()  # those of a killed attempt, perhaps of another size; their calls are in the ledger
+            verifier = load_verifier(config.verifier) if config.verifier else None
+            run.source = await asyncio.to_thread(open_source, run, verifier)
         yield run
-
-
-def source_of(run: Run) -> Source:
-    """The version that a run starts from, as its methods need it.
-
-    Raises:
-        ConfigError: it lacks the rows or the scores.
-    """
-    config = _config(run)
-    verifier = load_verifier(config.verifier) if config.verifier else None
-    kinds = {name: METHODS[name].rows for name in config.methods}
-    return open_source(run.parents[0], scores=config.scores, verifier=verifier, kinds=kinds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +68,8 @@ class Synthesis:
 class Synthesiser:
     """Makes the contrasts of some prompts. Everything that they need is resolved once a run."""
 
-    def __init__(self, run: Run, source: Source, syntheses: Sequence[Synthesis]) -> None:
-        self.run, self.source, self.prompt_ids = run, source, source.prompt_ids()
+    def __init__(self, run: Run, syntheses: Sequence[Synthesis]) -> None:
+        self.run, self.source, self.prompt_ids = run, run.source, run.source.prompt_ids
         self.parts = {whole: [each for each in syntheses if METHODS[each.name].whole(each.config) == whole] for whole in (False, True)}
 
     @property
@@ -87,14 +80,14 @@ class Synthesiser:
     async def __call__(self, start: int, stop: int, whole: bool) -> pl.DataFrame:
         """Rows of `contrasts` of a range of prompts; of the methods that look at all attempts at once, or of all others."""
         prompt_ids = self.prompt_ids[start:stop]
-        made = await gather_all(self._made(each, prompt_ids) for each in self.parts[whole])
+        made = await gather_all(self._made(each, (prompt_ids[0], prompt_ids[-1])) for each in self.parts[whole])
         for prompt_id in prompt_ids:
             self.run.advance(prompt_id)
         return pl.concat([contrasts([]), *made])
 
-    async def _made(self, synthesis: Synthesis, prompt_ids: Sequence[str]) -> pl.DataFrame:
+    async def _made(self, synthesis: Synthesis, span: Span) -> pl.DataFrame:
         method = METHODS[synthesis.name]
-        rows = await asyncio.to_thread(self.source.rows, method.rows, prompt_ids)
+        rows = await asyncio.to_thread(self.source.rows, method.rows, span)
         found = await asyncio.to_thread(method.make, rows, synthesis.config, synthesis.hands)
         if inspect.isawaitable(found):
             found = await found
@@ -109,13 +102,13 @@ async def synthesiser(run: Run) -> Synthesiser:
     Raises:
         ConfigError: rubric, engine and channel of the judge do not fit together.
     """
-    config, source = _config(run), await asyncio.to_thread(source_of, run)
+    config = _config(run)
     verifier = load_verifier(config.verifier) if config.verifier else None
     judge: Checker | None = None
     if config.judge is not None:
         opened = await open_judge(run.engines["judge"], config.judge, asking(config.judge, seed=run.seed, secret=run.lake.secret))
         judge = by_judge(opened.engine, rubric=opened.rubric, config=opened.config)
-    known = await asyncio.to_thread(source.known_bad) if "d2o" in config.methods else ()
+    known = await asyncio.to_thread(run.source.known_bad) if "d2o" in config.methods else ()
     hands = Hands(
         writer=run.engines.get("writer"),
         verifier=verifier,
@@ -124,22 +117,19 @@ async def synthesiser(run: Run) -> Synthesiser:
         known=known,
     )
     ids = synthesis_ids(run)
-    return Synthesiser(
-        run, source, [Synthesis(name=name, config=_settings(run, name), hands=hands, synthesis_id=ids[name]) for name in ids]
-    )
+    return Synthesiser(run, [Synthesis(name=name, config=_settings(run, name), hands=hands, synthesis_id=ids[name]) for name in ids])
 
 
 def synthesis_ids(run: Run) -> Mapping[str, str]:
-    """By method, the content id of what is asked: settings, source, who writes, checks and scores, the seed, and the run, whose caps and
+    """By method, the content id of what is asked: settings, who writes, checks and scores, the seed, and the run, whose source, caps and
     code decide what became of an attempt.
     """
-    config, version = _config(run), run.parents[0]
+    config = _config(run)
     asked = {role: _who(run, role) for role in ("writer", "verifier", "judge")}
     return {
         name: digest(
             name,
             settings(_settings(run, name)),
-            [version.digest, version.facts_digest],
             {role: asked[role] for role in roles_used(config, name)},
             config.scores if METHODS[name].rows == "scored answers" else None,
             run.seed,
@@ -149,11 +139,11 @@ def synthesis_ids(run: Run) -> Mapping[str, str]:
     }
 
 
-def told(run: Run, source: Source) -> dict[str, Any]:
+def told(run: Run) -> dict[str, Any]:
     """What the manifest says of a run beside its counts: its hands and the methods' settings."""
     config, ids = _config(run), synthesis_ids(run)
     hands = {role: who for role in ("writer", "verifier", "judge") if (who := run.fingerprints.get(role) or _who(run, role))}
-    scores = source.scores.label_source
+    scores = run.source.scores.label_source
     return {
         **hands,
         **({"scores": scores} if scores else {}),

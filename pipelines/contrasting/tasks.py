@@ -19,7 +19,6 @@ WHOLE = 99_999
 async def contrasted(run: Run) -> None:
     """Every attempt of every method: shard by shard of the prompts, then of those that look at all attempts at once."""
     run.synthesise = made = await synthesiser(run)
-    run.drop_shards()  # those of a killed attempt, perhaps of another size; their calls are in the ledger
     n = len(made.prompt_ids)
     await in_shards(run, lambda *shard: contrast_shard(run.key, *shard), n=n, doing="prompts contrasted")
     if made.has_whole:

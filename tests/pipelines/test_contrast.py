@@ -64,7 +64,6 @@ async def staged(config: ContrastConfig) -> dict[str, Any]:
         if run.release is not None:
             return run.outcome("reused")
         run.synthesise = made = await synthesiser(run)
-        run.drop_shards()
         for number, start in enumerate(range(0, len(made.prompt_ids), config.shard_prompts)):
             await tasks.contrast_shard.fn(run.key, number, start, start + config.shard_prompts)
         if made.has_whole:
@@ -465,3 +464,49 @@ async def test_a_prompt_with_pairs_in_both_splits_is_one_of_the_test_split(tmp_p
     assert set(before["split"]) == {"train", "test"}
     sides = {(row["chosen"], row["rejected"]): row["split"] for row in before.iter_rows(named=True)}
     assert all(sides[row["rejected"], row["chosen"]] == row["split"] for row in after.iter_rows(named=True))
+
+
+def a_file(folder: Path) -> Path:
+    """One answer a prompt, of which no version can be made: no pair comes of it."""
+    rows = [{"prompt": p.text, "reference": p.reference, "texts": [p.solution], "scores": [1.0]} for p in WORLD]
+    file = folder / "answers.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+COLUMNS = {"prompt": "prompt", "reference": "reference", "response_text": "texts[]", "response_score": "scores[]"}
+
+
+async def test_a_file_is_a_source_and_its_answers_are_facts_of_the_version(tmp_path: Path, lake_root: Path) -> None:
+    file = str(a_file(tmp_path))
+    config = config_of(lake_root, source=file, columns=COLUMNS, methods=["step_error"], verifier=CHECK)
+    told = await staged(config)
+    assert told["outcome"] == "published"
+    assert "parents" not in told
+    assert told["source"]["layouts"] == {"answers.jsonl": "declared"}
+    assert adds_up(told)["source/answers"]["n_kept"] == N
+    with storage.open_lake(lake_root) as lake:
+        pairs = storage.scan(storage.resolve(lake, "edits@1")).collect()
+        texts = set(lake.facts("generations")["text"])
+    assert pairs.height == told["counts"]["pairs"] > 0
+    assert {said(turns) for turns in pairs["chosen"]} <= texts
+    assert (await staged(config))["outcome"] == "reused"
+    with Path(file).open("a") as more:
+        more.write(json.dumps({"prompt": "What is 1 + 1?", "texts": ["1. 1 + 1 = 2\nAnswer: 2"], "reference": "2", "scores": [1.0]}) + "\n")
+    assert (await staged(config))["run_key"] != told["run_key"]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"source": "nowhere.jsonl", "methods": ["mapl_intra"]}, "source: no file 'nowhere.jsonl'"),
+        (
+            {"methods": ["reversed"], "columns": COLUMNS},
+            r"methods.reversed starts from pairs, and answers.jsonl has none; it has 12 generations, 12 judgments, 12 prompts",
+        ),
+        ({"source": "sums", "methods": ["mapl_intra"], "columns": COLUMNS}, "columns: are of a file, and source 'sums' is a version"),
+    ],
+)
+async def test_files_that_are_no_source_are_refused(given: dict[str, Any], problem: str, tmp_path: Path, lake_root: Path) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        await staged(config_of(lake_root, **{"source": str(a_file(tmp_path)), **given}))

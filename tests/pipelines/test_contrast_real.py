@@ -111,6 +111,22 @@ async def test_constraints_and_reversals_of_recorded_pairs(name: str, lake_root:
         assert not all(holds(said(row["chosen"]), each) for each in checks["constraints_l"])
 
 
+@with_data
+async def test_traces_with_a_mistake(tmp_path: Path, lake_root: Path) -> None:
+    """One trace a prompt, a list of steps where a file of answers has a text."""
+    rows = []
+    with gzip.open(DATA / "big_bench_mistake.jsonl.gz", "rt") as lines:
+        for line in lines:
+            row = json.loads(line)
+            rows.append({"prompt": row["input"], "reference": row["target"], "answer": ["\n".join(row["steps"])]})
+    file = written(tmp_path / "mistakes.jsonl", rows)
+    columns = {"prompt": "prompt", "reference": "reference", "response_text": "answer[]"}
+    methods = {"step_error": {}, "mapl_intra": {}}
+    found, pairs = await contrasted(lake_root, source=str(file), columns=columns, methods=methods, verifier="numeric")
+    assert sum(found["step_error"].values()) == sum(found["mapl_intra"].values()) == len({row["prompt"] for row in rows})
+    assert pairs.height == sum(states.get("ok", 0) for states in found.values())
+
+
 QUESTIONS = ("Why is the sky blue?", "How do I boil an egg?", "Name three rivers of Europe.", "What does a librarian do?")
 WANTED = {"constraints": [{"kind": "max_words", "value": 60}, {"kind": "no_commas"}]}
 

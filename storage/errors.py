@@ -29,3 +29,7 @@ class DigestMismatch(StorageError):
 
 class ViewError(StorageError):
     """A view needs a column that the version does not have. Views never compute on the quiet."""
+
+
+class HubError(StorageError):
+    """The Hugging Face Hub refused, broke off or cannot be reached, or a repository there holds something else. Nothing was published."""

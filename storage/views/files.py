@@ -46,13 +46,17 @@ def write_split(connection: duckdb.DuckDBPyConnection, root: Path, format: Forma
     if format == "duckdb":
         connection.execute(f"CREATE TABLE handoff.{split} AS {select}")
         return
-    to = literal(str(root / f"{split}.{format}"))
     if format == "jsonl":
-        connection.execute(f"COPY ({select}) TO {to} (FORMAT json)")
+        connection.execute(f"COPY ({select}) TO {literal(str(root / f'{split}.jsonl'))} (FORMAT json)")
         return
+    write_parquet(connection, select, root / f"{split}.parquet", rows.columns)
+
+
+def write_parquet(connection: duckdb.DuckDBPyConnection, select: str, to: Path, columns: Mapping[str, str]) -> None:
+    """The rows of a query as a Parquet file that tells `datasets` their features."""
     # JSON columns keep Parquet's logical type JSON: with plain text `datasets` would not believe the features beside it.
-    features = literal(json.dumps({"info": {"features": features_of(rows.columns)}}))
-    connection.execute(f"COPY ({select}) TO {to} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{huggingface: {features}}})")
+    features = literal(json.dumps({"info": {"features": features_of(columns)}}))
+    connection.execute(f"COPY ({select}) TO {literal(str(to))} (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{huggingface: {features}}})")
 
 
 def write_manifest(connection: duckdb.DuckDBPyConnection, format: Format, about: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,9 +92,9 @@ def look(repo: str, request: Mapping[str, Any], *, token: str | None) -> Reposit
             return Repository()
         info, refs = api.dataset_info(repo), api.list_repo_refs(repo, repo_type="dataset")
         files = [sibling.rfilename for sibling in info.siblings or ()]
-        about = _about(api, repo, info.sha) if ABOUT in files else None
+        about = _about(api, repo, str(info.sha)) if ABOUT in files else None
         if about is None:
-            _check_empty(api, repo, files)
+            _check_empty(api, repo, str(info.sha), files)
         tag_sha = next((tag.target_commit for tag in refs.tags if tag.name == tag_of(request)), None)
         tagged = _about(api, repo, tag_sha) if tag_sha else None
     found = Repository(
@@ -164,25 +163,34 @@ def _may_write(api: HfApi, repo: str) -> bool:
     return True
 
 
-def _about(api: HfApi, repo: str, revision: str | None) -> dict[str, Any] | None:
+def _about(api: HfApi, repo: str, revision: str) -> dict[str, Any] | None:
     """`pairmill.json` of a revision; null where it has none that can be read."""
+    try:
+        about: dict[str, Any] = json.loads(_read(api, repo, ABOUT, revision) or b"")
+        return about if isinstance(about["request"]["dataset"], str) else None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def _read(api: HfApi, repo: str, path: str, revision: str) -> bytes | None:
+    """A small file of a revision; null where it has none. Not `hf_hub_download`, which takes a Hub that cannot be reached for that."""
     from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-    with tempfile.TemporaryDirectory(prefix="pairmill-") as folder:
-        try:
-            path = api.hf_hub_download(repo, ABOUT, repo_type="dataset", revision=revision, local_dir=folder)
-            about: dict[str, Any] = json.loads(Path(path).read_bytes())
-            return about if isinstance(about["request"]["dataset"], str) else None
-        except (EntryNotFoundError, json.JSONDecodeError, KeyError, TypeError):
-            return None
+    try:
+        url = f"{api.endpoint}/datasets/{repo}/resolve/{revision}/{path}"
+        response = get_session().get(url, headers=build_hf_headers(token=api.token, library_name="pairmill"))
+        hf_raise_for_status(response)
+        return bytes(response.content)
+    except EntryNotFoundError:
+        return None
 
 
-def _check_empty(api: HfApi, repo: str, files: list[str]) -> None:
+def _check_empty(api: HfApi, repo: str, sha: str, files: list[str]) -> None:
     """Refuse a repository with files that no export brought. The card that the Hub makes of a licence has a head and no text."""
     others = [name for name in files if name not in OURS]
     if not others and CARD in files:
-        with tempfile.TemporaryDirectory(prefix="pairmill-") as folder:
-            text = Path(api.hf_hub_download(repo, CARD, repo_type="dataset", local_dir=folder)).read_text(encoding="utf-8")
+        text = (_read(api, repo, CARD, sha) or b"").decode(errors="replace")
         others = [CARD] if re.sub(r"\A---\n.*?\n---", "", text, flags=re.DOTALL).strip() else []
     if others:
         raise HubError(f"{PREFIX}{repo} holds files that no export brought ({', '.join(others[:3])}); give another repository")

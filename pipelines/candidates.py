@@ -102,13 +102,13 @@ def publish(run: Run) -> dict[str, Any]:
     return outcome
 
 
-def announce(run: Run, emit: Callable[[Release], None]) -> None:
-    """Move the tag and send the event of the run's version, each once, also where a killed attempt published it."""
+def announce(run: Run, emit: Callable[[Release], None], emit_tag: Callable[[Release, str], None]) -> None:
+    """Move the tag and send the events of the run's version, each once, also where a killed attempt published it."""
     release, done = run.release, run.noted("announced") or {"tags": [], "event": False}
     if release is None:
         return
     if (tag := run.config.tag) and tag not in done["tags"]:
-        move_tag(run.lake, release.ref, tag)
+        emit_tag(move_tag(run.lake, release.ref, tag), tag)
         done["tags"].append(tag)
     if not release.reused and not done["event"]:
         emit(release)

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from pipelines.commands import attacking, auditing, curves, datasets, doctor, judging, running, trees
+from pipelines.commands import attacking, auditing, curves, datasets, doctor, exporting, judging, running, trees
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -18,6 +18,7 @@ def main() -> None:
 for command in (
     *running.COMMANDS,
     *datasets.COMMANDS,
+    *exporting.COMMANDS,
     *trees.COMMANDS,
     *judging.COMMANDS,
     *attacking.COMMANDS,

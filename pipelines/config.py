@@ -1,5 +1,5 @@
 """Configuration: one frozen root model per flow, and the only place that reads the environment. Here is what several flows share, and those
-of `import` and `train`; the others are in `judging.config` (flow `curate`), `steps.config`, `selecting.config` and `contrasting.config`.
+of `import`, `train` and `export`; others are in `judging.config` (flow `curate`), `steps.config`, `selecting.config`, `contrasting.config`.
 
 A flow's signature is its configuration, so that the Prefect UI draws the form, `flows.yaml` carries the values, and an unknown
 key, however deep, is refused before anything runs. Paths are relative to the working directory of the run.
@@ -12,7 +12,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from curators.errors import ConfigError
 
 DATASET_NAME = r"^[a-z0-9][a-z0-9_-]*$"
 
@@ -182,6 +184,50 @@ class TrainConfig(Strict):
     timeout_s: float = Field(86_400, gt=0)
     checkpoint: str | None = Field(None, pattern=DATASET_NAME, description="name in the checkpoint registry; null: the dataset's name")
     evaluation: EvaluationConfig | None = None
+
+    @property
+    def lake_root(self) -> Path:
+        return Path(self.lake or default_lake())
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _repository(value: str) -> str:
+    from storage.hub import PREFIX, repository_of  # here: it brings the Hub's client, which help does without
+
+    return PREFIX + repository_of(value)
+
+
+def _no_token(value: str | None) -> str | None:
+    if value is not None and value.startswith("hf_"):
+        raise ConfigError("token_block: is the name of a Prefect Secret block, and came as a token; put the token into a block")
+    return value
+
+
+Licence = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z-]*$")]
+
+
+class ExportConfig(Strict):
+    """a published version → Parquet shards and a card → one commit and a tag on the Hugging Face Hub."""
+
+    dataset: str = Field(description="NAME, NAME@VERSION or NAME@TAG")
+    to: Annotated[str, AfterValidator(_repository)] = Field(description="hf://OWNER/NAME; made where it is not there")
+    lake: str | None = None
+    views: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), description="training formats, see docs/views.md; none: those of docs/hub.md that the version has rows for"
+    )
+    form: Literal["conversational", "standard"] = "conversational"
+    license: Annotated[tuple[Licence, ...], BeforeValidator(_listed)] = Field(
+        (), description="the Hub's name of the data's licence, such as cc-by-4.0; none: the card says that none was stated"
+    )
+    language: Annotated[tuple[Language, ...], BeforeValidator(_listed)] = Field((), description="such as en")
+    private: bool | None = Field(None, description="of a repository that is made now; null: as the owner's settings say")
+    token_block: Annotated[str | None, AfterValidator(_no_token)] = Field(
+        None, description="name of a Prefect Secret block that holds the token; null: HF_TOKEN, or that of `hf auth login`"
+    )
 
     @property
     def lake_root(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from curators.errors import ConfigError
-from pipelines.config import ImportConfig, TrainConfig
+from pipelines.config import ExportConfig, ImportConfig, TrainConfig
 from pipelines.contrasting.config import ContrastConfig
 from pipelines.judging.config import CurateConfig
 from pipelines.selecting.config import SelectionConfig
@@ -23,10 +24,13 @@ FLOW_CONFIGS: dict[str, type[BaseModel]] = {
     "select": SelectionConfig,
     "contrast": ContrastConfig,
     "train": TrainConfig,
+    "export": ExportConfig,
     "import": ImportConfig,
 }
 BARE = {**dict.fromkeys(("policy", "judge", "reward", "rationale", "writer"), "engine"), "selector": "selector"}
 """The keys whose value may be a bare string, and which of its keys that is."""
+TOKEN = re.compile(r"hf_\w{6,}")
+"""A token of the Hugging Face Hub, wherever somebody wrote it: no message repeats it."""
 
 
 def load_config(flow: str, file: str | None, assignments: Iterable[str]) -> BaseModel:
@@ -126,7 +130,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
 def _problem(model: type[BaseModel], found: dict[str, Any]) -> str:
     path = [part for part in found["loc"] if isinstance(part, int) or part.isidentifier()]  # `literal['x']` is a type, and no key
     name = ".".join(map(str, path)) or "the configuration"
-    came = repr(found.get("input"))
+    came = TOKEN.sub("hf_…", repr(found.get("input")))
     came = came if len(came) <= 80 else came[:77] + "..."
     if found["type"] == "extra_forbidden":
         allowed = sorted(_fields_at(model, path[:-1]))

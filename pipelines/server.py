@@ -44,6 +44,12 @@ def answers(api_url: str, timeout_s: float = 2.0) -> bool:
         return False
 
 
+def running(lake_root: Path) -> str | None:
+    """The API's URL of a server that answers for this lake: that of PREFECT_API_URL, or of a `pairmill serve`; null where none does."""
+    there = os.environ.get("PREFECT_API_URL") or _served((lake_root / "prefect").absolute(), None)
+    return there if there and answers(there) else None
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -132,11 +138,11 @@ def _started(home: Path, port: int) -> Iterator[str]:
         await_server(process, api_url, log)
         yield api_url
     finally:
-        _send_what_waits()
+        send_what_waits()
         stop_process(process)
 
 
-def _send_what_waits(patience_s: float = 10.0) -> None:
+def send_what_waits(patience_s: float = 10.0) -> None:
     """Log lines and events that Prefect holds in this process go out while the server is there; without it the exit tries for a minute."""
     if "prefect" not in sys.modules:
         return

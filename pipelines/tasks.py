@@ -19,7 +19,7 @@ from curators.sampling import Row, gather_all
 from curators.schema import GENERATIONS, JUDGMENTS, frame
 from pipelines import candidates, imports
 from pipelines.artifacts import show_outcome, show_table
-from pipelines.events import emit_published
+from pipelines.events import emit_published, emit_tagged
 from pipelines.judging import pairs as judged_pairs
 from pipelines.judging import rationales, trials
 from pipelines.runs import RUNS, Run
@@ -117,7 +117,7 @@ async def show_figures(key: str) -> None:
 async def announce(key: str) -> None:
     """Move the tag, say that the version is there, which starts its training, and show what the run came to."""
     run = RUNS[key]
-    await asyncio.to_thread(candidates.announce, run, emit_published)
+    await asyncio.to_thread(candidates.announce, run, emit_published, emit_tagged)
     if run.figures.gates:
         await show_outcome(run.config.dataset, run.outcome(), report=f"pairmill report {run.config.dataset}")
 

@@ -1,4 +1,4 @@
-"""Commands about what is published: list, show, log, diff, tag, lineage, verify, sql, export, report, gc, checkpoints."""
+"""Commands about what is published: list, show, log, diff, lineage, verify, sql, report, gc, checkpoints."""
 
 from __future__ import annotations
 
@@ -102,21 +102,6 @@ def diff(a: str, b: str, rows: bool, lake: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name")
-@click.argument("tag_name", metavar="TAG")
-@lake_option
-@one_line_errors
-def tag(name: str, tag_name: str, lake: str) -> None:
-    """Move TAG to the version NAME@V."""
-    from storage import open_lake
-    from storage import tag as move
-
-    with open_lake(lake, create=False) as opened:
-        release = move(opened, name, tag_name)
-        click.echo(f"{release.name}@{tag_name} is now {release.name}@{release.version}")
-
-
-@click.command()
-@click.argument("name")
 @click.argument("row_id")
 @lake_option
 @json_option
@@ -159,24 +144,6 @@ def sql(query: str, lake: str, as_json: bool) -> None:
 
     with open_lake(lake, create=False) as opened:
         print_rows(ask(opened, query).to_dicts(), as_json=as_json, empty="no rows", most_rows=100, widest=60)
-
-
-@click.command()
-@click.argument("name")
-@click.option("--view", required=True, help="A training format: dpo, step, stepwise …, see docs/views.md.")
-@click.option("--to", "target", required=True, help="Directory to write.")
-@click.option("--form", type=click.Choice(["conversational", "standard"]), default="conversational", show_default=True)
-@click.option("--format", "kind", type=click.Choice(["duckdb", "parquet", "jsonl"]), default="duckdb", show_default=True)
-@lake_option
-@one_line_errors
-def export(name: str, view: str, target: str, form: str, kind: str, lake: str) -> None:
-    """Write the hand-off directory of one version for a trainer."""
-    from storage import open_lake, resolve
-    from storage.handoff import write_handoff
-
-    with open_lake(lake, create=False) as opened:
-        written = write_handoff(resolve(opened, name).frozen, Path(target), view=view, form=form, format=kind)
-        click.echo(str(written))
 
 
 @click.command()
@@ -232,4 +199,4 @@ def _checkpoint(found: Any) -> dict[str, Any]:
     return {column: getattr(found, column) for column in columns}
 
 
-COMMANDS = (datasets, show, log, diff, tag, lineage, verify, sql, export, report, gc, checkpoints)
+COMMANDS = (datasets, show, log, diff, lineage, verify, sql, report, gc, checkpoints)

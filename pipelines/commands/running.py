@@ -29,10 +29,11 @@ FLOWS = {
     "select": "pipelines.flows.select",
     "contrast": "pipelines.flows.contrast",
     "train": "pipelines.flows.train",
+    "export": "pipelines.flows.export",
     "import": "pipelines.flows.importing",
 }
 BUYING = ("curate", "steps", "contrast")
-EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "refused": 3}
+EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "exported": 0, "refused": 3}
 """By outcome: 0 something is there to use, 3 the gates refused it, 1 a mistake or a fault, 2 wrong usage."""
 
 

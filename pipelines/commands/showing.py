@@ -29,6 +29,9 @@ def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "refused", str(outcome.get("refusal"))
     elif "checkpoint" in outcome:
         yield outcome["outcome"], f"{outcome['checkpoint']} from {outcome['dataset']}  {outcome['path']}"
+    elif "to" in outcome:
+        yield outcome["outcome"], f"{outcome['dataset']}@{outcome['version']} → {outcome['to']}, tag {outcome['tag']}  digest {digest}"
+        yield "commit", outcome["commit"] or "none: the Hub has it already"
     else:
         yield outcome["outcome"], f"{outcome['dataset']}@{outcome['version']}  digest {digest}"
     if found := outcome.get("selection"):

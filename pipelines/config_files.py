@@ -15,6 +15,7 @@ from curators.errors import ConfigError
 from pipelines.config import ExportConfig, ImportConfig, TrainConfig
 from pipelines.contrasting.config import ContrastConfig
 from pipelines.judging.config import CurateConfig
+from pipelines.nightly.config import NightlyConfig
 from pipelines.selecting.config import SelectionConfig
 from pipelines.steps.config import StepsConfig
 
@@ -24,6 +25,7 @@ FLOW_CONFIGS: dict[str, type[BaseModel]] = {
     "select": SelectionConfig,
     "contrast": ContrastConfig,
     "train": TrainConfig,
+    "nightly": NightlyConfig,
     "export": ExportConfig,
     "import": ImportConfig,
 }
@@ -82,6 +84,8 @@ def check_inputs(config: Any) -> None:
     """
     from curators.verifiers import load_verifier  # here, so that help is instant
 
+    for stage in getattr(config, "stages", {}).values():
+        check_inputs(stage)
     evaluation = getattr(config, "evaluation", None)
     places = [("prompts", getattr(config, "prompts", None)), *(("files", file) for file in getattr(config, "files", ()))]
     places += [("evaluation.prompts", evaluation.prompts)] if evaluation else []

@@ -51,7 +51,7 @@ async def prompt_run(
             config = config.model_copy(update={"source": parent.ref})
             inputs |= {"source": parent.digest, "source facts": parent.facts_digest}
         ledger = stack.enter_context(open_ledger(lake.root / "calls.sqlite"))
-        seed = resolved_seed(config)
+        seed = resolved_seed(config.seed)
         spend = budget(config.caps)
         session = uuid4().hex
         pinned = _pinned(config, roles, seed, lake.root)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import polars as pl
@@ -30,7 +30,7 @@ from curators.engines.base import Engine, digest
 from curators.engines.budget import Budget
 from curators.engines.cached import CachedEngine
 from curators.sampling import Row
-from pipelines.config import RunConfig, ShardedConfig
+from pipelines.config import RunConfig
 from pipelines.derived import parents_told
 from pipelines.figures import Figures
 from storage import Lake, Release, find_by_commit
@@ -229,10 +229,10 @@ def file_digest(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def resolved_seed(config: ShardedConfig) -> int:
+def resolved_seed(seed: int | Literal["scheduled-date"]) -> int:
     """The seed itself, or the scheduled date as YYYYMMDD: every night samples anew, a rerun of a night does not."""
-    if config.seed != "scheduled-date":
-        return config.seed
+    if seed != "scheduled-date":
+        return seed
     scheduled = flow_run.scheduled_start_time
     return int(f"{scheduled:%Y%m%d}") if scheduled is not None else int(time.strftime("%Y%m%d"))
 

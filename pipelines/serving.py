@@ -9,10 +9,13 @@ import json
 import os
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,31 @@ from pipelines.processes import start_process, stop_process
 from pipelines.server import prefect_server
 
 WORK_POOL = "pairmill"
-HEARTBEAT_S = "30"  # the least Prefect allows; an automation for dead runs must wait at least three of them
+HEARTBEAT_S = 30  # the least that Prefect allows
+SILENCE_S = 3 * HEARTBEAT_S
+ENDED = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended", "AwaitingRetry")
+DEAD_RUNS: dict[str, Any] = {
+    "name": "pairmill: a run that says nothing has crashed",
+    "description": f"A run whose worker was killed would stay Running for ever. Every {HEARTBEAT_S} s it says that it lives.",
+    "trigger": {
+        "type": "event",
+        "posture": "Proactive",
+        "match": {"prefect.resource.id": "prefect.flow-run.*"},
+        "after": ["prefect.flow-run.heartbeat"],
+        "expect": ["prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in ENDED)],
+        "for_each": ["prefect.resource.id"],
+        "threshold": 1,
+        "within": SILENCE_S,
+    },
+    "actions": [
+        {
+            "type": "change-flow-run-state",
+            "state": "CRASHED",
+            "message": f"Nothing was heard of the run for {SILENCE_S} s: its process is gone. Start it again: it buys nothing twice.",
+        }
+    ],
+}
+"""The automation that Prefect's server needs for runs that are killed together with their worker."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +85,24 @@ def prefect_command(*arguments: str) -> str:
     return done.stdout
 
 
-def deploy(file: Path) -> None:
-    """Create the work pool and every deployment of the file, schedules and automations included; again changes nothing."""
+def deploy(file: Path, api_url: str) -> None:
+    """Create the work pool, every deployment of the file, schedules and automations included, and that for dead runs; again changes
+    nothing.
+    """
     prefect_command("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
     prefect_command("deploy", "--prefect-file", str(file), "--all")
+    if all(each["name"] != DEAD_RUNS["name"] for each in ask(api_url, "automations/filter", {})):
+        ask(api_url, "automations/", DEAD_RUNS)
 
 
 @contextmanager
 def deployed(lake_root: Path, api_url: str, *, file: str | None = None, limit: int = 2) -> Iterator[Serving]:
     """The file's deployments and a process worker on a server that is up, for as long as the block runs."""
-    deploy(flows_file(file))
+    deploy(flows_file(file), api_url)
     log = lake_root / "prefect" / "worker.log"
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lake = str(lake_root.absolute())
-    environment = {**os.environ, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": HEARTBEAT_S, "PAIRMILL_LAKE": lake}
+    environment = {**os.environ, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S), "PAIRMILL_LAKE": lake}
     # The worker runs flows in children of its own; a user's verifiers are found from where serve was started.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--limit", str(limit)]
@@ -104,8 +135,15 @@ def deployments(api_url: str) -> list[dict[str, str | None]]:
 
 
 def ask(api_url: str, path: str, body: object) -> Any:
-    """One call of Prefect's REST API: POST with a body, GET without."""
+    """One call of Prefect's REST API: POST with a body, GET without. A server whose database is busy (503) is asked again."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{api_url}/{path}", data=data, headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as reply:
-        return json.load(reply)
+    for patience in (*range(1, 6), None):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as reply:
+                return json.load(reply)
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or patience is None:
+                raise
+            time.sleep(patience)
+    return None

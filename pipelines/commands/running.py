@@ -31,8 +31,9 @@ FLOWS = {
     "train": "pipelines.flows.train",
     "export": "pipelines.flows.export",
     "import": "pipelines.flows.importing",
+    "nightly": "pipelines.flows.nightly",
 }
-BUYING = ("curate", "steps", "contrast")
+BUYING = ("curate", "steps", "contrast", "nightly")
 EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "exported": 0, "refused": 3}
 """By outcome: 0 something is there to use, 3 the gates refused it, 1 a mistake or a fault, 2 wrong usage."""
 

@@ -14,6 +14,9 @@ from storage import Release
 
 def print_outcome(outcome: Mapping[str, Any]) -> None:
     """What came in, what was kept and why not the rest, then a line for everything else that a person asks next."""
+    if outcome.get("stages"):
+        print_rows([_stage_row(each) for each in outcome["stages"]], as_json=False)
+        click.echo()
     if outcome.get("funnel"):
         print_rows(funnel_rows(outcome["funnel"]), as_json=False)
         click.echo()
@@ -23,9 +26,17 @@ def print_outcome(outcome: Mapping[str, Any]) -> None:
         console().print(f"[bold]{name:>{width}}[/bold]  {escape(value)}", highlight=False, soft_wrap=True)
 
 
+def _stage_row(stage: Mapping[str, Any]) -> dict[str, Any]:
+    from pipelines.report.night import gist, made  # here: it brings the pictures
+
+    return {"stage": stage["stage"], "outcome": stage["outcome"], "made": made(stage) or "-", "": gist(stage) or "-"}
+
+
 def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     digest = str(outcome.get("digest") or "")[:12]
-    if outcome["outcome"] == "refused":
+    if outcome.get("stages"):
+        yield outcome["outcome"], f"{outcome['name']} {outcome['seed']}"
+    elif outcome["outcome"] == "refused":
         yield "refused", str(outcome.get("refusal"))
     elif "checkpoint" in outcome:
         yield outcome["outcome"], f"{outcome['checkpoint']} from {outcome['dataset']}  {outcome['path']}"
@@ -51,6 +62,8 @@ def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{calls['requests']:,} sent, {calls['failures']:,} failed, {calls['hits']:,} samples from the ledger; {tokens}{price}",
         )
     yield "time", f"{outcome['seconds']:,.0f} s"
+    if outcome.get("report"):
+        yield "report", outcome["report"]
     if outcome.get("version"):
         ref = f"{outcome['dataset']}@{outcome['version']}"
         yield "next", f"pairmill report {ref}    pairmill export {ref} --view dpo --to DIRECTORY"

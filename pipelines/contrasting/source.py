@@ -58,7 +58,7 @@ class Source:
         """The rows of one table, or those of a span of prompts, with nulls in the columns that it was published without."""
         schema, file = TABLES[name], self.tables.get(name)
         rows = pl.scan_parquet(file) if file else pl.LazyFrame(schema=dict(schema))
-        found = (rows.filter(pl.col("prompt_id").is_between(*map(pl.lit, span))) if span else rows).collect()
+        found = (rows.filter(pl.col("prompt_id").is_between(pl.lit(span[0]), pl.lit(span[1]))) if span else rows).collect()
         return found.with_columns(
             pl.lit(None, dtype=dtype).alias(column) for column, dtype in schema.items() if column not in found.columns
         )
@@ -133,7 +133,11 @@ def open_source(run: Run, verifier: Verifier | None) -> Source:
     """
     config = run.config
     assert isinstance(config, ContrastConfig)
-    source = Source(name=run.parents[0].ref, tables=_of_version(run)) if run.parents else Source(name=Path(config.source).name, tables=_of_file(run))
+    source = (
+        Source(name=run.parents[0].ref, tables=_of_version(run))
+        if run.parents
+        else Source(name=Path(config.source).name, tables=_of_file(run))
+    )
     kinds = {METHODS[name].rows: name for name in reversed(config.methods)}
     for kind, name in kinds.items():
         if source.rows(kind).is_empty():

@@ -25,6 +25,13 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
         return plt.subplots(figsize=(width, height), layout="constrained")
 
 
+def plain_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """Axes without lines and ticks, to draw on in inches."""
+    figure, axes = _axes(width, height)
+    axes.axis("off")
+    return figure, axes
+
+
 def svg(figure: Figure) -> str:
     """The figure as an `<svg>` element; black becomes `currentColor`, so that dark pages stay readable."""
     with plt.rc_context(PLAIN):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -41,6 +41,24 @@ def page_table(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def funnel_table(funnel: Iterable[Mapping[str, Any]]) -> str:
+    """Rows in, kept and dropped by reason, stage by stage."""
+    return page_table(
+        ("stage", "unit", "in", "kept", "dropped by reason"),
+        (
+            (s["stage"], s["unit"], s["n_in"], s["n_kept"], ", ".join(f"{n:,} {why}" for why, n in s["dropped"].items()) or None)
+            for s in funnel
+        ),
+    )
+
+
+def gates_table(gates: Iterable[Mapping[str, Any]]) -> str:
+    """What a version had to pass, with the figure and the bound."""
+    return page_table(
+        ("gate", "", "figure", "bound", "detail"), ((g["name"], g["passed"], g["figure"], g["bound"], g["detail"]) for g in gates)
+    )
 
 
 def _cell(value: Any) -> str:

@@ -18,7 +18,7 @@ from curators.rationales.health import MEASURES as RATIONALE_MEASURES
 from curators.stepsearch.health import MEASURES as SEARCH_MEASURES
 from pipelines.report.charts import funnel_chart, health_chart, histogram
 from pipelines.report.contrasts import contrast_sections
-from pipelines.report.layout import page_html, page_section, page_table, write_page
+from pipelines.report.layout import funnel_table, gates_table, page_html, page_section, page_table, write_page
 from pipelines.report.selection import selection_chart, selection_rows
 from pipelines.report.shortcuts import shortcut_section
 from pipelines.report.turns import turns_text
@@ -39,8 +39,8 @@ def build_report(release: Release) -> str:
     sections = [
         _head(release),
         *([page_section("Selection", _selection(manifest))] if manifest.get("selection") else []),
-        page_section("Funnel", funnel_chart(manifest["funnel"]) + _funnel_table(manifest["funnel"])),
-        page_section("Gates", _gates(manifest["gates"])),
+        page_section("Funnel", funnel_chart(manifest["funnel"]) + funnel_table(manifest["funnel"])),
+        page_section("Gates", gates_table(manifest["gates"])),
         _labelled(manifest),
         *([page_section("Rationales", _rationales(manifest["rationales"]))] if manifest.get("rationales") else []),
         *([shortcut_section(manifest["audit"])] if manifest.get("audit") else []),
@@ -73,22 +73,6 @@ def _head(release: Release) -> str:
     ]
     when = f"{escape(release.created_at)} by {escape(release.author)}"
     return f"<h1>{escape(release.ref)}</h1><p class=meta>{when}</p>{capped}{page_table(('', ''), rows)}"
-
-
-def _funnel_table(funnel: list[dict[str, Any]]) -> str:
-    return page_table(
-        ("stage", "unit", "in", "kept", "dropped by reason"),
-        (
-            (s["stage"], s["unit"], s["n_in"], s["n_kept"], ", ".join(f"{n:,} {why}" for why, n in s["dropped"].items()) or None)
-            for s in funnel
-        ),
-    )
-
-
-def _gates(gates: list[dict[str, Any]]) -> str:
-    return page_table(
-        ("gate", "", "figure", "bound", "detail"), ((g["name"], g["passed"], g["figure"], g["bound"], g["detail"]) for g in gates)
-    )
 
 
 def _health(manifest: Mapping[str, Any]) -> str:

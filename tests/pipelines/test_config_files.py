@@ -78,6 +78,7 @@ def test_every_deployment_fits_its_flow() -> None:
         "pipelines.flows.steps.steps": "steps",
         "pipelines.flows.select.select": "select",
         "pipelines.flows.train.train": "train",
+        "pipelines.flows.nightly.nightly": "nightly",
         "pipelines.flows.importing.import_dataset": "import",
     }
     declared = yaml.safe_load((Path(__file__).parents[2] / "flows.yaml").read_text())["deployments"]
@@ -86,11 +87,13 @@ def test_every_deployment_fits_its_flow() -> None:
         FLOW_CONFIGS[flows[deployment["entrypoint"]]].model_validate(deployment["parameters"]["config"])
 
 
-def test_no_two_nights_run_at_once() -> None:
-    """A second nightly deployment is there with its schedule switched off."""
+def test_one_deployment_runs_at_night_and_is_the_example() -> None:
+    """Two at once would share the machine."""
     declared = yaml.safe_load((Path(__file__).parents[2] / "flows.yaml").read_text())["deployments"]
     scheduled = {each["name"]: [schedule.get("active", True) for schedule in each["schedules"]] for each in declared if "schedules" in each}
-    assert scheduled == {"nightly": [True], "nightly-steps": [False], "nightly-select": [False]}
+    assert scheduled == {"nightly": [True]}
+    (night,) = [each["parameters"]["config"] for each in declared if each["name"] == "nightly"]
+    assert night == yaml.safe_load((Path(__file__).parents[2] / "examples/arithmetic/nightly.yaml").read_text())
 
 
 def test_the_demo_configurations_are_valid() -> None:

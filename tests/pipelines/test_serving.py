@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from pipelines.server import QUIET, answers, free_port
-from pipelines.serving import ask, deployments
+from pipelines.serving import DEAD_RUNS, SILENCE_S, ask, deployments, serving
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,8 +33,8 @@ def write_flows(path: Path) -> int:
     """The project's own flows.yaml with deterministic engines, so that a triggered run needs no model; how many deployments it has."""
     flows = yaml.safe_load((ROOT / "flows.yaml").read_text())
     by_name = {deployment["name"]: deployment for deployment in flows["deployments"]}
-    nightly, train = by_name["nightly"], by_name["train-on-publish"]
-    nightly["parameters"]["config"] = {
+    curate, train = by_name["curate"], by_name["train-on-publish"]
+    curate["parameters"]["config"] = {
         "dataset": "arithmetic",
         "prompts": "p.jsonl",
         "policy": {"engine": "fake:"},
@@ -50,6 +50,13 @@ def write_flows(path: Path) -> int:
     path.write_text(yaml.safe_dump(flows))
     return len(flows["deployments"])
 
+
+SLOW = """
+import time
+
+def never(*, prompt, response, reference):
+    time.sleep(3600)
+"""
 
 TRAINER = """
 import json, pathlib, shutil, sys
@@ -76,11 +83,11 @@ def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> No
         assert eventually(lambda: len(deployments(api)) == n, 120), (tmp_path / "serve.log").read_text()
         scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
         assert eventually(lambda: ask(api, "flow_runs/count", scheduled) > 0, 90), "a schedule without runs: is SQLAlchemy too new?"
-        assert eventually(lambda: len(ask(api, "automations/filter", {})) == 2, 30)
-        assert {d["name"]: d["next_run"] for d in deployments(api)}["steps/nightly-steps"] is None, "its schedule is switched off"
+        assert eventually(lambda: len(ask(api, "automations/filter", {})) == 3, 30)
+        assert {d["name"]: d["next_run"] for d in deployments(api)}["steps/steps"] is None, "it has no schedule"
 
-        nightly = next(d for d in ask(api, "deployments/filter", {}) if d["name"] == "nightly")
-        run = ask(api, f"deployments/{nightly['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+        curate = next(d for d in ask(api, "deployments/filter", {}) if d["name"] == "curate")
+        run = ask(api, f"deployments/{curate['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
         ended = ("COMPLETED", "FAILED", "CRASHED")
         assert eventually(lambda: ask(api, f"flow_runs/{run['id']}", None)["state"]["type"] in ended, 180)
         assert ask(api, f"flow_runs/{run['id']}", None)["state"]["type"] == "COMPLETED", worker_log(tmp_path)
@@ -100,13 +107,42 @@ def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> No
         )
         assert again.returncode == 0, again.stdout + again.stderr
         assert len(deployments(api)) == n
-        assert len(ask(api, "automations/filter", {})) == 2
+        assert len(ask(api, "automations/filter", {})) == 3
     finally:
         family = psutil.Process(serve.pid).children(recursive=True)
         serve.send_signal(signal.SIGINT)
         assert serve.wait(60) == 0, (tmp_path / "serve.log").read_text()
     _, alive = psutil.wait_procs(family, timeout=20)
     assert not alive, "Ctrl-C leaves nothing behind"
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_with_its_worker_does_not_stay_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_flows(tmp_path / "flows.yaml")
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "p.jsonl").write_text('{"prompt": "What is 1 + 1?"}\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with serving(tmp_path / "lake", port=free_port()) as up:
+        api = up.api_url
+        assert DEAD_RUNS["name"] in {each["name"] for each in ask(api, "automations/filter", {})}
+        curate = next(each for each in ask(api, "deployments/filter", {}) if each["name"] == "curate")
+        config = {**curate["parameters"]["config"], "verifier": "slow:never"}
+        body = {"state": {"type": "SCHEDULED"}, "parameters": {"config": config}}
+        run = ask(api, f"deployments/{curate['id']}/create_flow_run", body)
+
+        def state() -> str:
+            return str(ask(api, f"flow_runs/{run['id']}", None)["state"]["type"])
+
+        assert eventually(lambda: state() == "RUNNING", 120), worker_log(tmp_path)
+        beats = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "occurred": {"since": "2020-01-01T00:00:00Z"}}
+        assert eventually(lambda: ask(api, "events/filter", {"filter": beats})["total"], 60)
+        worker = psutil.Process(up.worker.pid)
+        for process in [*worker.children(recursive=True), worker]:
+            process.kill()
+        assert eventually(lambda: state() != "RUNNING", 4 * SILENCE_S)
+        ended = ask(api, f"flow_runs/{run['id']}", None)["state"]
+        assert (ended["type"], "Start it again" in ended["message"]) == ("CRASHED", True)
 
 
 def worker_log(tmp_path: Path) -> str:

@@ -66,9 +66,8 @@ def repository_of(target: str) -> str:
             raise HFValidationError("there must be one owner and one name")
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise HubError(
-            f"{target!r} names no repository on the Hub: {error}; write hf://OWNER/NAME, such as hf://my-org/my-dataset"
-        ) from None
+        told = f"{target!r} names no repository on the Hub: {error}; write hf://OWNER/NAME, such as hf://my-org/my-dataset"
+        raise HubError(_TOKEN.sub("hf_…", told)) from None
     return repo
 
 

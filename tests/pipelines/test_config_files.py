@@ -78,6 +78,7 @@ def test_every_deployment_fits_its_flow() -> None:
         "pipelines.flows.steps.steps": "steps",
         "pipelines.flows.select.select": "select",
         "pipelines.flows.train.train": "train",
+        "pipelines.flows.export.export": "export",
         "pipelines.flows.nightly.nightly": "nightly",
         "pipelines.flows.importing.import_dataset": "import",
     }

@@ -83,7 +83,7 @@ def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> No
         assert eventually(lambda: len(deployments(api)) == n, 120), (tmp_path / "serve.log").read_text()
         scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
         assert eventually(lambda: ask(api, "flow_runs/count", scheduled) > 0, 90), "a schedule without runs: is SQLAlchemy too new?"
-        assert eventually(lambda: len(ask(api, "automations/filter", {})) == 3, 30)
+        assert eventually(lambda: len(ask(api, "automations/filter", {})) == 4, 30)
         assert {d["name"]: d["next_run"] for d in deployments(api)}["steps/steps"] is None, "it has no schedule"
 
         curate = next(d for d in ask(api, "deployments/filter", {}) if d["name"] == "curate")
@@ -107,7 +107,7 @@ def test_serve_brings_up_schedules_automation_and_a_worker(tmp_path: Path) -> No
         )
         assert again.returncode == 0, again.stdout + again.stderr
         assert len(deployments(api)) == n
-        assert len(ask(api, "automations/filter", {})) == 3
+        assert len(ask(api, "automations/filter", {})) == 4
     finally:
         family = psutil.Process(serve.pid).children(recursive=True)
         serve.send_signal(signal.SIGINT)

@@ -21,7 +21,7 @@ from pipelines.config import ExportConfig
 from pipelines.figures import Figures
 from pipelines.runs import alone
 from storage import Release, open_lake, resolve
-from storage.hub import PREFIX, Repository, look, own_token, push
+from storage.hub import PREFIX, Repository, look, own_token, push, tag_of, url_of
 from storage.shards import Order, request_of, write_folder
 
 
@@ -72,17 +72,19 @@ class Exporting:
             "version": self.release.version,
             "digest": self.release.digest,
             "to": PREFIX + self.order.repo,
-            "tag": f"v{self.release.version}",
-            "views": {view: {split: told["rows"] for split, told in found["splits"].items()} for view, found in self._views().items()},
+            "tag": tag_of(self.request),
+            "url": url_of(self.order.repo, self.request),
+            **({"views": rows} if (rows := self._rows()) else {}),
             "commit": self.pushed.get("commit"),
-            "url": self.pushed.get("url"),
             "seconds": round(time.monotonic() - self.started, 2),
             "run_key": self.key,
         }
 
-    def _views(self) -> Mapping[str, Any]:
-        views: Mapping[str, Any] = self.about.get("views", {})
-        return views
+    def _rows(self) -> dict[str, dict[str, int]]:
+        """Rows by view and split; empty where nothing had to be written."""
+        return {
+            view: {split: told["rows"] for split, told in found["splits"].items()} for view, found in self.about.get("views", {}).items()
+        }
 
 
 EXPORTS: dict[str, Exporting] = {}

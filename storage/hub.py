@@ -110,7 +110,7 @@ def look(repo: str, request: Mapping[str, Any], *, token: str | None) -> Reposit
 def push(
     repo: str, folder: Path, about: Mapping[str, Any], found: Repository, *, token: str, private: bool | None = None
 ) -> dict[str, Any]:
-    """Send a folder to where `look` looked. Returns `commit` (null: there was none to make), `tag`, and the URL of the version.
+    """Send a folder to where `look` looked. Returns `commit` (null: there was none to make) and `tag`.
 
     Args:
         about: what `write_folder` returned.
@@ -141,7 +141,14 @@ def push(
             if found.tag_sha is not None:  # the same version with other views: a tag cannot be moved, only made anew
                 api.delete_tag(repo, tag=tag_of(request), repo_type="dataset")
             api.create_tag(repo, tag=tag_of(request), revision=sha, repo_type="dataset")
-    return {"commit": commit, "tag": tag_of(request), "url": f"{api.endpoint}/datasets/{repo}/tree/{tag_of(request)}"}
+    return {"commit": commit, "tag": tag_of(request)}
+
+
+def url_of(repo: str, request: Mapping[str, Any]) -> str:
+    """Where a person finds the version."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/datasets/{repo}/tree/{tag_of(request)}"
 
 
 def tag_of(request: Mapping[str, Any]) -> str:

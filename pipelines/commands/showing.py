@@ -43,6 +43,7 @@ def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     elif "to" in outcome:
         yield outcome["outcome"], f"{outcome['dataset']}@{outcome['version']} → {outcome['to']}, tag {outcome['tag']}  digest {digest}"
         yield "commit", outcome["commit"] or "none: the Hub has it already"
+        yield "url", outcome["url"]
     else:
         yield outcome["outcome"], f"{outcome['dataset']}@{outcome['version']}  digest {digest}"
     if found := outcome.get("selection"):
@@ -64,7 +65,7 @@ def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "time", f"{outcome['seconds']:,.0f} s"
     if outcome.get("report"):
         yield "report", outcome["report"]
-    if outcome.get("version"):
+    if outcome.get("version") and "to" not in outcome:
         ref = f"{outcome['dataset']}@{outcome['version']}"
         yield "next", f"pairmill report {ref}    pairmill export {ref} --view dpo --to DIRECTORY"
 

@@ -120,6 +120,7 @@ def test_export_pushes_the_folder_of_the_dry_run_once(
     assert (told["outcome"], told["version"], told["tag"], told["to"]) == ("exported", 1, "v1", HERE)
     assert told["views"] == {"dpo": {"train": 15, "test": 5}}
     assert told["commit"] == hub.repos[REPO].main
+    assert told["url"] == f"{hub.url}/datasets/{REPO}/tree/v1"
     assert hub.files(REPO, "v1") == contents(to)
     assert b"| 39 of 40 | 97.5% | 87.0% to 99.0% |" in contents(to)["README.md"]
     assert hub.repos[REPO].private

@@ -1,6 +1,6 @@
 """The card of a version on the Hugging Face Hub: what it is, how to load it, and everything that its manifest says of how it was made.
 
-The head is the metadata that the Hub reads (https://huggingface.co/docs/hub/datasets-cards): one config per view, licences and languages
+The head is the metadata that the Hub reads ("Dataset Cards" in its documentation): one config per view, licences and languages
 as they were given, a size category. Only what may be public goes in: `public` leaves out who published the version, addresses of
 endpoints, directories, and what only a lake can use.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from storage.views import VIEWS
+from storage.views.view import Column
 
 PUBLIC = frozenset(
     {"kind", "name", "version", "digest", "facts_digest", "n_pairs", "created_at", "parents", "recipe", "recipe_digest", "code_digest"}
@@ -104,7 +105,9 @@ def _parts(about: Mapping[str, Any], quality: Sequence[Mapping[str, Any]]) -> It
     for view, found in views.items():
         meanings = VIEWS[view].columns
         yield f"### `{view}`\n\nOne row is {VIEWS[view].row}. For {VIEWS[view].trainers}."
-        yield _table([{"column": f"`{name}`", "holds": kind, "meaning": meanings[name].meaning} for name, kind in found["columns"].items()])
+        yield _table(
+            [{"column": f"`{name}`", "holds": kind, "meaning": _meaning(meanings.get(name))} for name, kind in found["columns"].items()]
+        )
     yield "## Where it comes from\n\n" + _table(_provenance(manifest))
     yield "## Licence\n\n" + _licences(request["licenses"])
     if funnel := manifest.get("funnel"):
@@ -116,6 +119,11 @@ def _parts(about: Mapping[str, Any], quality: Sequence[Mapping[str, Any]]) -> It
         yield "## Quality\n\n" + _table(quality)
     if recipe := manifest.get("recipe"):
         yield "## Recipe\n\n" + _fenced(yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True), "yaml")
+
+
+def _meaning(column: Column | None) -> str:
+    """What a column means; nothing of one that only this version's rows have."""
+    return column.meaning if column is not None else ""
 
 
 def _view_rows(views: Mapping[str, Any]) -> list[dict[str, Any]]:

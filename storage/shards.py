@@ -132,7 +132,7 @@ def _fill(part: Path, source: Frozen, request: Mapping[str, Any], quality: Seque
     for view in request["views"]:
         try:
             views[view] = _write_view(part, source, view, request["form"], shard_bytes)
-        except ViewError as error:
+        except _Lacking as error:
             if request["named"]:
                 raise
             without[view] = str(error)
@@ -146,13 +146,22 @@ def _fill(part: Path, source: Frozen, request: Mapping[str, Any], quality: Seque
     return about
 
 
+class _Lacking(ViewError):
+    """The version has no columns or no rows for a view, which is no fault of a default one. Rows that a form cannot hold are."""
+
+
 def _write_view(part: Path, source: Frozen, view: str, form: Any, shard_bytes: int) -> dict[str, Any]:
-    spill = part / ".spill"
+    spill, has_rows = part / ".spill", False
     try:
         with tables(source, VIEWS[view].needs, view=view, spill=spill) as connection:
-            rows = prepare(connection, view, VIEWS[view], form)
+            try:
+                rows = prepare(connection, view, VIEWS[view], form)
+            finally:
+                has_rows = _has_rows(connection)
             (part / view).mkdir()
             splits = {split: _write_split(connection, part / view, split, rows, shard_bytes) for split in SPLITS}
+    except ViewError as error:
+        raise error if has_rows else _Lacking(str(error)) from error
     finally:
         shutil.rmtree(spill, ignore_errors=True)
     return {
@@ -162,6 +171,14 @@ def _write_view(part: Path, source: Frozen, view: str, form: Any, shard_bytes: i
         "omitted": dict(rows.omitted),
         "notes": dict(rows.notes),
     }
+
+
+def _has_rows(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether `prepare` found any row for the view, whatever it said of them then."""
+    try:
+        return connection.execute("SELECT count(*) FROM keys WHERE drop IS NULL").fetchone() != (0,)
+    except duckdb.CatalogException:  # it did not come so far
+        return False
 
 
 def _write_split(connection: duckdb.DuckDBPyConnection, folder: Path, split: str, rows: Rows, shard_bytes: int) -> dict[str, Any]:

@@ -58,6 +58,12 @@ def test_views_asked_for_are_there_or_an_error(frozen: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
 
 
+def test_rows_that_the_form_cannot_hold_are_an_error_also_in_a_default_view(frozen: Path, tmp_path: Path) -> None:
+    with pytest.raises(ViewError, match="view dpo, form standard: 1 rows do not fit"):
+        write_folder(frozen, tmp_path / "out", Order(repo="ann/sums", form="standard"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_shards_are_the_split_in_its_order_and_none_is_too_large(frozen: Path, tmp_path: Path) -> None:
     limit = 2_500
     about = write_folder(frozen, tmp_path / "out", Order(repo="ann/sums", views=("dpo",)), shard_bytes=limit)

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from storage.views.attributes import ATTRIBUTES, OBJECTIVES
+from storage.views.context import CONTEXT_PAIR
 from storage.views.group import GROUP
-from storage.views.joint import JOINT
+from storage.views.joint import JOINT, PROMPT_CONTRAST
 from storage.views.kto import KTO
+from storage.views.matrix import MATRIX
+from storage.views.negatives import NEGATIVES
 from storage.views.preference import DPO, REWARD
 from storage.views.prompt_only import PROMPT_ONLY
+from storage.views.ranked import RANKED, SCORED_PAIR
 from storage.views.rationale import PERMUTED, RANDOM_ORDER, RATIONALE, TWIN
+from storage.views.revision import REVISION
 from storage.views.sft import SFT
 from storage.views.step import STEP, STEP_DPO
+from storage.views.tokens import TOKENS
 from storage.views.tree import NODES, STEPWISE
+from storage.views.user import USER
 from storage.views.view import Column, View
 
 VIEWS: Mapping[str, View] = MappingProxyType(
@@ -25,6 +33,17 @@ VIEWS: Mapping[str, View] = MappingProxyType(
         "kto": KTO,
         "joint": JOINT,
         "group": GROUP,
+        "ranked": RANKED,
+        "matrix": MATRIX,
+        "scored-pair": SCORED_PAIR,
+        "attributes": ATTRIBUTES,
+        "objectives": OBJECTIVES,
+        "user": USER,
+        "tokens": TOKENS,
+        "context": CONTEXT_PAIR,
+        "prompt-contrast": PROMPT_CONTRAST,
+        "revision": REVISION,
+        "negatives": NEGATIVES,
         "rationale": RATIONALE,
         "rationale-random-order": RANDOM_ORDER,
         "rationale-permuted": PERMUTED,
@@ -44,6 +63,7 @@ _HOLDS = {
     "texts": "list of texts",
     "number": "float64",
     "numbers": "list of float64",
+    "number_lists": "list of lists of float64",
     "integer": "int64",
     "integers": "list of int32",
     "flag": "bool",
@@ -59,7 +79,8 @@ def views_table() -> str:
 
 def _section(name: str, view: View) -> str:
     head = f"### `{name}`\n\nOne row is {view.row}. Trainers: {view.trainers}.\n\n| column | holds | meaning |\n|---|---|---|\n"
-    return head + "".join(_line(column, about) for column, about in view.columns.items())
+    more = f"\nAnd {view.more}.\n" if view.more else ""
+    return head + "".join(_line(column, about) for column, about in view.columns.items()) + more
 
 
 def _line(name: str, column: Column) -> str:

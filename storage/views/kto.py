@@ -21,6 +21,7 @@ KTO = View(
         "label": Column(kind="flag", meaning="true: chosen, false: rejected"),
         "prompt_id": Column(kind="text", meaning="id of the prompt"),
         "generation_id": Column(kind="text", meaning="id of the generation; null for pairs without one"),
+        "reward": Column(kind="number", present="any", meaning="the score of the answer that its pair has; null when unknown"),
     }
     | CONTEXT,
     needs={
@@ -51,7 +52,8 @@ KTO = View(
     """,
     rows="""
         SELECT row_id, source_id, keys.split, prompt, CASE WHEN label THEN chosen ELSE rejected END AS completion, label, prompt_id,
-            CASE WHEN label THEN chosen_id ELSE rejected_id END AS generation_id, tools, chat_template_kwargs
+            CASE WHEN label THEN chosen_id ELSE rejected_id END AS generation_id,
+            CASE WHEN label THEN chosen_score ELSE rejected_score END AS reward, tools, chat_template_kwargs
         FROM keys JOIN pairs ON pair_id = source_id WHERE drop IS NULL
     """,
 )

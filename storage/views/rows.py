@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import duckdb
 
+from storage.columns import literal
 from storage.errors import ViewError
 from storage.views.reading import TYPES
-from storage.views.view import KEPT, Column, Kind, View
+from storage.views.view import CONTEXT, KEPT, Column, Kind, View
 
 Form = Literal["conversational", "standard"]
 FORMS: tuple[Form, ...] = ("conversational", "standard")
@@ -73,9 +74,10 @@ def prepare(connection: duckdb.DuckDBPyConnection, name: str, view: View, form: 
         hints = "".join(f"; {hint}" for fate, hint in _HINTS.items() if fate in counts[view.unit])
         raise ViewError(f"view {name}: none of the {view.unit} becomes a row: {_listed(counts[view.unit])}{hints}")
     connection.execute(f"CREATE TEMP VIEW view_rows AS {view.rows}")
-    present, omitted = _present(connection, view.columns)
-    if form == "standard":
-        _refuse_chats(connection, name, view.columns)
+    own = {column: about for column, about in view.columns.items() if column not in CONTEXT}
+    declared = own | dict(extra.columns) | {column: about for column, about in view.columns.items() if column in CONTEXT}
+    present, omitted = _present(connection, declared)
+    _refuse_rows(connection, name, form, declared)
     columns = dict(_kinds(connection, present, form))
     selected = ", ".join(f"{_expression(column, present[column].kind, kind, form)} AS {column}" for column, kind in columns.items())
     return Rows(columns=columns, select=f"SELECT {selected} FROM view_rows", counts=counts, omitted=omitted, notes=extra.notes)
@@ -85,6 +87,8 @@ _HINTS = {
     "step_pair": "views step and step-dpo are for pairs of steps",
     "two_prompts": "view joint is for pairs with two prompts",
     "one_prompt": "view dpo is for pairs with one prompt",
+    "two_texts": "view joint is for pairs with two prompts and two texts",
+    "no_context": "prompts get a system message or a context by `pairmill run contrast` with the method janus or context",
 }
 
 
@@ -119,21 +123,38 @@ def _present(connection: duckdb.DuckDBPyConnection, columns: Mapping[str, Column
     return {name: column for name, column in columns.items() if name not in absent}, omitted
 
 
-def _refuse_chats(connection: duckdb.DuckDBPyConnection, name: str, columns: Mapping[str, Column]) -> None:
-    """Form standard has no place for anything but two texts, and dropping the rest would train on another conversation."""
+def _refuse_rows(connection: duckdb.DuckDBPyConnection, name: str, form: Form, columns: Mapping[str, Column]) -> None:
+    """Refuse what form standard has no place for, and what the chat template code of trainers raises at, with the id of the first."""
     tests = {"it offers tools": "tools IS NOT NULL", "it has chat_template_kwargs": "chat_template_kwargs IS NOT NULL"}
+    tests = tests if form == "standard" else {}
     for column, about in columns.items():
-        if about.side == "prompt":
-            tests["its prompt is not one user turn"] = f"NOT one_text({column}, 'user')"
-        elif about.side == "answer":
-            fits = f"one_text_lists({column})" if about.kind == "message_lists" else f"one_text({column}, 'assistant')"
-            tests[f"its {column} is not one plain text turn (reasoning, tool calls and several turns have no place)"] = f"NOT {fits}"
-    why = "CASE " + " ".join(f"WHEN {test} THEN '{reason}'" for reason, test in tests.items()) + " END"
+        if about.side:
+            tests |= (_not_standard if form == "standard" else _not_chat)(column, about)
+    why = "CASE " + " ".join(f"WHEN {test} THEN {literal(reason)}" for reason, test in tests.items()) + " END"
     query = f"SELECT source_id, why, count(*) OVER () FROM (SELECT source_id, {why} AS why FROM view_rows) WHERE why IS NOT NULL"
     if found := connection.execute(f"{query} ORDER BY source_id LIMIT 1").fetchone():
-        raise ViewError(
-            f"view {name}, form standard: {found[2]} rows do not fit; the first is {found[0]}: {found[1]}. Use form conversational"
-        )
+        advice = "Use form conversational" if form == "standard" else "Trainers reject such a row: publish the version without it"
+        raise ViewError(f"view {name}, form {form}: {found[2]} rows do not fit; the first is {found[0]}: {found[1]}. {advice}")
+
+
+def _not_standard(column: str, about: Column) -> Mapping[str, str]:
+    """Form standard holds two texts: dropping the rest would train on another conversation."""
+    if about.side == "prompt":
+        return {f"its {column} is not one user turn": f"NOT one_text({column}, 'user')"}
+    fits = f"one_text_lists({column})" if about.kind == "message_lists" else f"one_text({column}, 'assistant')"
+    return {f"its {column} is not one plain text turn (reasoning, tool calls and several turns have no place)": f"NOT {fits}"}
+
+
+def _not_chat(column: str, about: Column) -> Mapping[str, str]:
+    """TRL takes a prompt that ends in a turn of the user or of a tool (`trl.data_utils.apply_chat_template`), and an assistant's answer."""
+    if about.side == "prompt":
+        ends = f"coalesce(json_extract_string({column}, '$[#-1].role'), '') IN ('user', 'tool')"
+        return {f"its {column} does not end with a turn of the user or of a tool": f"NOT {ends}"}
+    if about.kind == "message_lists":
+        begins = f"every(list_transform(parts({column}), lambda l: coalesce(json_extract_string(l, '$[0].role'), '') = 'assistant'))"
+    else:
+        begins = f"coalesce(json_extract_string({column}, '$[0].role'), '') = 'assistant'"
+    return {f"its {column} does not begin with a turn of the assistant": f"NOT {begins}"}
 
 
 def _kinds(connection: duckdb.DuckDBPyConnection, columns: Mapping[str, Column], form: Form) -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ SFT = View(
         "completion": Column(kind="messages", side="answer", meaning="the answer"),
         "prompt_id": Column(kind="text", meaning="id of the prompt"),
         "generation_id": Column(kind="text", meaning="id of the generation; null for pairs without one"),
+        "quality_score": Column(kind="number", present="any", meaning="the score of the answer that its pair has; null when unknown"),
     }
     | CONTEXT,
     needs={"pairs": ("pair_id", "prompt_id", "prompt", "chosen", "chosen_id", "tools", "chat_template_kwargs", "split")},
@@ -28,8 +29,8 @@ SFT = View(
         FROM pairs
     """,
     rows="""
-        SELECT row_id, source_id, keys.split, prompt, chosen AS completion, prompt_id, chosen_id AS generation_id, tools,
-            chat_template_kwargs
+        SELECT row_id, source_id, keys.split, prompt, chosen AS completion, prompt_id, chosen_id AS generation_id,
+            chosen_score AS quality_score, tools, chat_template_kwargs
         FROM keys JOIN pairs ON pair_id = row_id WHERE drop IS NULL
     """,
 )

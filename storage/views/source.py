@@ -25,8 +25,16 @@ from storage.extensions import connect
 
 MEMORY = 1_000_000_000
 VECTOR_ROWS = 2048
+MAY_LACK = frozenset({"contrasts"})  # an empty table stands for one that a version does not have
 COPIES = 8  # of a vector that one thread may hold: as read, parsed, as lists, sorted; four were not enough for rows of 450 KB
 
+# Pairs of somebody's own making need not say what they are pairs of, who wrote them or what they scored; most have one prompt and no tree.
+_IMPLIED = {
+    "kind": "'response'",
+    "alpha": "NULL::DOUBLE",
+    "chosen_score": "NULL::DOUBLE",
+    "rejected_score": "NULL::DOUBLE",
+} | dict.fromkeys(("rejected_prompt", "chosen_policy", "rejected_policy"), "NULL::VARCHAR")
 # Answers are built as `curators.pairs.assistant_turn` builds them, so that equal answers are equal text.
 _MACROS = """
     CREATE MACRO open_turn(messages) AS json_extract_string(messages, '$[#-1].role') = 'assistant';
@@ -92,7 +100,7 @@ def tables(frozen: Frozen, needs: Mapping[str, tuple[str, ...]], *, view: str, s
             connection.execute(_MACROS)
             for table, columns in needs.items():
                 _attach(connection, frozen, table, columns, view)
-            _size(connection, [frozen.root / f"{table}.parquet" for table in needs])
+            _size(connection, [path for table in needs if (path := frozen.root / f"{table}.parquet").is_file()])
             _check_splits(connection, frozen, view)
             yield connection
     except duckdb.Error as error:
@@ -101,6 +109,10 @@ def tables(frozen: Frozen, needs: Mapping[str, tuple[str, ...]], *, view: str, s
 
 def _attach(connection: duckdb.DuckDBPyConnection, frozen: Frozen, table: str, columns: tuple[str, ...], view: str) -> None:
     path = frozen.root / f"{table}.parquet"
+    if table in MAY_LACK and not path.is_file():
+        nothing = ", ".join(f"NULL::VARCHAR AS {column}" for column in columns)
+        connection.execute(f"CREATE VIEW {table} AS SELECT {nothing} WHERE FALSE")
+        return
     if not path.is_file():
         raise ViewError(f"view {view} needs {table}, and {frozen.ref} has no {path.name}; there are {_files(frozen.root)}")
     said = frozen.manifest.get("files", {}).get(path.name, {}).get("sha256")
@@ -109,8 +121,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, frozen: Frozen, table: str, c
             raise DigestMismatch(f"{path} has SHA-256 {found}, the manifest of {frozen.ref} says {said}; restore the frozen copy")
     rows = f"read_parquet({literal(str(path))})"
     there = [row[0] for row in connection.execute(f"DESCRIBE FROM {rows}").fetchall()]
-    # Pairs of somebody's own making need not say what they are pairs of, and most have one prompt.
-    implied = {"kind": "'response'", "rejected_prompt": "NULL::VARCHAR"} if table == "pairs" else {}
+    implied = _IMPLIED if table == "pairs" else {}
     more = "".join(f", {value} AS {name}" for name, value in implied.items() if name not in there)
     connection.execute(f"CREATE VIEW {table} AS SELECT *{more} FROM {rows}")
     if missing := [column for column in columns if column not in there]:

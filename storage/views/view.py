@@ -17,7 +17,20 @@ from typing import Any, Literal
 
 import duckdb
 
-Kind = Literal["messages", "message_lists", "json", "text", "texts", "number", "numbers", "integer", "integers", "flag", "flags"]
+Kind = Literal[
+    "messages",
+    "message_lists",
+    "json",
+    "text",
+    "texts",
+    "number",
+    "numbers",
+    "number_lists",
+    "integer",
+    "integers",
+    "flag",
+    "flags",
+]
 """What a column holds. `messages`: a list of chat turns; `message_lists`: a list of those."""
 
 Presence = Literal["always", "any", "all"]
@@ -36,10 +49,12 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """What a view's `prepare` leaves: `notes` for handoff.json, and counts of units that are not rows, `{unit: {fate: n}}`."""
+    """What a view's `prepare` leaves: `notes` for handoff.json, counts of units that are not rows, `{unit: {fate: n}}`, and columns whose
+    names the facts decide (attributes); they stand before tools and template arguments."""
 
     notes: Mapping[str, Any] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
 
 def nothing(connection: duckdb.DuckDBPyConnection) -> Prepared:
@@ -49,7 +64,8 @@ def nothing(connection: duckdb.DuckDBPyConnection) -> Prepared:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """A training format. `prepare` may make temporary tables for the SQL and raises `ViewError` when the version cannot give the view."""
+    """A training format. `prepare` may make temporary tables for the SQL and raises `ViewError` when the version cannot give the view.
+    `more` says which columns it adds."""
 
     row: str
     trainers: str
@@ -58,6 +74,7 @@ class View:
     needs: Mapping[str, tuple[str, ...]]
     keys: str
     rows: str
+    more: str | None = None
     prepare: Callable[[duckdb.DuckDBPyConnection], Prepared] = nothing
 
 

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from curators.engines.base import canonical
-from curators.schema import GENERATIONS, JOINT_PAIRS, JUDGMENTS, NODES, PAIRS, PROMPTS, RATIONALES, STEP_PAIRS, Schema
+from curators.schema import CONTRASTS, GENERATIONS, JOINT_PAIRS, JUDGMENTS, NODES, PAIRS, PROMPTS, RATIONALES, STEP_PAIRS, Schema
 
 Row = Mapping[str, Any]
 MakeFrozen = Callable[..., Path]
@@ -96,7 +96,7 @@ def write_rows(root: Path, table: str, rows: Sequence[Row], schema: Schema, key:
 
 @pytest.fixture
 def make_frozen(tmp_path: Path) -> MakeFrozen:
-    """`make_frozen(pairs, prompts=…, generations=…, judgments=…, nodes=…, rationales=…)`: the directory of a version of these rows."""
+    """`make_frozen(pairs, prompts=…, generations=…, judgments=…, nodes=…, rationales=…, contrasts=…)`: a version's directory."""
 
     def make(
         pairs: Sequence[Row],
@@ -106,6 +106,7 @@ def make_frozen(tmp_path: Path) -> MakeFrozen:
         judgments: Sequence[Row] = (),
         nodes: Sequence[Row] = (),
         rationales: Sequence[Row] = (),
+        contrasts: Sequence[Row] = (),
         name: str = "sums",
         version: int = 1,
     ) -> Path:
@@ -120,6 +121,8 @@ def make_frozen(tmp_path: Path) -> MakeFrozen:
             write_rows(root, "nodes", nodes, NODES, "node_id")
         if rationales:
             write_rows(root, "rationales", rationales, RATIONALES, "rationale_id")
+        if contrasts:
+            write_rows(root, "contrasts", contrasts, CONTRASTS, "contrast_id")
         digest = hashlib.sha256((root / "pairs.parquet").read_bytes()).hexdigest()
         (root / "manifest.json").write_text(json.dumps({"name": name, "version": version, "digest": digest, "n_pairs": len(pairs)}))
         return root

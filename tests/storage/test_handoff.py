@@ -239,11 +239,20 @@ VALUE = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
-MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["system", "user", "tool"]), "content": TEXT | st.none()},
-    optional={"name": TEXT, "tool_calls": st.lists(VALUE, max_size=2), "content_parts": VALUE},
+
+
+def turn_of(*roles: str) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {"role": st.sampled_from(roles), "content": TEXT | st.none()},
+        optional={"name": TEXT, "tool_calls": st.lists(VALUE, max_size=2), "content_parts": VALUE},
+    )
+
+
+# A prompt that ends with a system message is refused: trainers do not take it.
+PROMPT = st.tuples(st.lists(turn_of("system", "user", "tool"), max_size=2), turn_of("user", "tool")).map(
+    lambda parts: [*parts[0], parts[1]]
 )
-PROMPTS = st.lists(st.lists(MESSAGE, min_size=1, max_size=3), min_size=1, max_size=3, unique_by=repr)
+PROMPTS = st.lists(PROMPT, min_size=1, max_size=3, unique_by=repr)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

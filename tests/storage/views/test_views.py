@@ -57,6 +57,7 @@ EXPECTED: Mapping[str, Mapping[str, str]] = {
         "rejected": "messages",
         "margin": "number",
         "p_chosen": "number",
+        "strength": "number",
         "pair_id": "text",
     },
     "reward": {"prompt": "messages", "chosen": "messages", "rejected": "messages", "margin": "number", "pair_id": "text"},

@@ -77,15 +77,9 @@ OWN_FACTS = {
 
 def publish(run: Run) -> dict[str, Any]:
     """Every fact into the lake, also of a refused candidate: it was paid for. The pairs only when all gates pass."""
-    own = inherited_facts(run.parents[0]) if run.parents else {}
-    for table, data in _facts(run):
-        if data.height:
-            run.lake.append(table, data, commit_id=f"{run.key}/{table}", replacing="reference" if table == "prompts" else None)
-        own |= {table: _with(own.get(table), data.select(OWN_FACTS[table]).unique())} if table in OWN_FACTS else {}
+    own = own_facts(run, keep=lambda table, data: _append(run, table, data))
     if run.figures.refusal is None:
         pairs = run.read("pairs")
-        own.setdefault("nodes", "tree_id")
-        own = {table: NO_FACTS if isinstance(which, str) and which not in pairs.columns else which for table, which in own.items()}
         release = publish_version(
             run.lake,
             run.config.dataset,
@@ -93,13 +87,33 @@ def publish(run: Run) -> dict[str, Any]:
             manifest=manifest(run),
             author=run.config.author or login_name(),
             commit_id=run.key,
-            facts=own,
+            facts=facts_named(own, pairs),
         )
         run.release = release
     outcome = run.outcome()
     run.note("outcome", outcome)
     _drop_intermediates(run)
     return outcome
+
+
+def own_facts(run: Run, keep: Callable[[str, pl.DataFrame], None] | None = None) -> dict[str, pl.DataFrame | str]:
+    """By fact table, what a version of this run has in common, as `storage.publish` takes it. `keep` is given every table of facts."""
+    own = inherited_facts(run.parents)
+    for table, data in _facts(run):
+        if keep is not None and data.height:
+            keep(table, data)
+        own |= {table: _with(own.get(table), data.select(OWN_FACTS[table]).unique())} if table in OWN_FACTS else {}
+    return own
+
+
+def facts_named(own: Mapping[str, pl.DataFrame | str], pairs: pl.DataFrame) -> dict[str, pl.DataFrame | str]:
+    """The same for these pairs: trees are those that a pair names, and no facts are named by a column that the pairs lack."""
+    named = {"nodes": "tree_id", **own}
+    return {table: NO_FACTS if isinstance(which, str) and which not in pairs.columns else which for table, which in named.items()}
+
+
+def _append(run: Run, table: str, data: pl.DataFrame) -> None:
+    run.lake.append(table, data, commit_id=f"{run.key}/{table}", replacing="reference" if table == "prompts" else None)
 
 
 def announce(run: Run, emit: Callable[[Release], None], emit_tag: Callable[[Release, str], None]) -> None:

@@ -184,6 +184,7 @@ class TrainConfig(Strict):
     timeout_s: float = Field(86_400, gt=0)
     checkpoint: str | None = Field(None, pattern=DATASET_NAME, description="name in the checkpoint registry; null: the dataset's name")
     evaluation: EvaluationConfig | None = None
+    on_stale: Literal["flag", "refuse"] = Field("flag", description="of a version that another policy than the one to train has sampled")
 
     @property
     def lake_root(self) -> Path:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from curators.errors import ConfigError
 from pipelines.config import ExportConfig, ImportConfig, TrainConfig
 from pipelines.contrasting.config import ContrastConfig
+from pipelines.iterating.config import IterateConfig
 from pipelines.judging.config import CurateConfig
 from pipelines.nightly.config import NightlyConfig
 from pipelines.selecting.config import SelectionConfig
@@ -26,6 +27,7 @@ FLOW_CONFIGS: dict[str, type[BaseModel]] = {
     "contrast": ContrastConfig,
     "train": TrainConfig,
     "nightly": NightlyConfig,
+    "iterate": IterateConfig,
     "export": ExportConfig,
     "import": ImportConfig,
 }

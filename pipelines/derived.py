@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
@@ -13,13 +13,22 @@ NO_FACTS = pl.DataFrame(schema={"prompt_id": pl.String})
 """No rows of a fact table, as `storage.publish` takes it."""
 
 
-def inherited_facts(parent: Release) -> dict[str, pl.DataFrame | str]:
-    """Which facts are the parent's, as `storage.publish` takes them: the child has those of its own prompts."""
-    chosen: Mapping[str, Any] = parent.manifest.get("facts") or {}
-    return {
-        table: rows if isinstance(rows, str) else pl.DataFrame(rows, infer_schema_length=None) if rows else NO_FACTS
-        for table, rows in chosen.items()
-    }
+def inherited_facts(parents: Iterable[Release]) -> dict[str, pl.DataFrame | str]:
+    """Which facts are the parents', as `storage.publish` takes them: the child has those of its own prompts."""
+    found: dict[str, pl.DataFrame | str] = {}
+    for parent in parents:
+        chosen: Mapping[str, Any] = parent.manifest.get("facts") or {}
+        for table, rows in chosen.items():
+            own = rows if isinstance(rows, str) else pl.DataFrame(rows, infer_schema_length=None) if rows else NO_FACTS
+            found[table] = _both(found.get(table), own)
+    return found
+
+
+def _both(one: pl.DataFrame | str | None, other: pl.DataFrame | str) -> pl.DataFrame | str:
+    """What names the facts of both; the name of a column names those of every row that has it."""
+    if isinstance(one, pl.DataFrame) and isinstance(other, pl.DataFrame):
+        return pl.concat([each for each in (one, other) if each.height] or [NO_FACTS], how="diagonal_relaxed").unique()
+    return one if isinstance(one, str) else other
 
 
 def parents_told(parents: tuple[Release, ...]) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 import polars as pl
-from prefect.runtime import flow_run
 
 from curators.embeddings import Vectors
 from curators.engines.base import Engine, digest
@@ -196,18 +195,18 @@ async def registered(run: Run) -> AsyncIterator[Run]:
 
 def run_key(kind: str, config: RunConfig, *, seed: int, fingerprints: Mapping[str, str], inputs: Mapping[str, str]) -> str:
     """The identity of a run: what is asked, of which models, on which inputs (name → sha256), by which code."""
-    asked = _without_reach(config.model_dump(mode="json", exclude=NOT_IN_KEY))
+    asked = without_reach(config.model_dump(mode="json", exclude=NOT_IN_KEY))
     return digest(kind, asked, seed, dict(fingerprints), dict(inputs), code_digest(), size=12)
 
 
-def _without_reach(asked: Any) -> Any:
+def without_reach(asked: Any) -> Any:
     """The configuration without how its engines are reached, at whatever depth they stand."""
     if isinstance(asked, list):
-        return [_without_reach(value) for value in asked]
+        return [without_reach(value) for value in asked]
     if not isinstance(asked, dict):
         return asked
     engine = asked.keys() >= NOT_IN_ENGINE_KEY
-    return {name: _without_reach(value) for name, value in asked.items() if not (engine and name in NOT_IN_ENGINE_KEY)}
+    return {name: without_reach(value) for name, value in asked.items() if not (engine and name in NOT_IN_ENGINE_KEY)}
 
 
 @cache
@@ -233,13 +232,17 @@ def resolved_seed(seed: int | Literal["scheduled-date"]) -> int:
     """The seed itself, or the scheduled date as YYYYMMDD: every night samples anew, a rerun of a night does not."""
     if seed != "scheduled-date":
         return seed
+    from prefect.runtime import flow_run  # here: a plan does without Prefect, which takes a second
+
     scheduled = flow_run.scheduled_start_time
     return int(f"{scheduled:%Y%m%d}") if scheduled is not None else int(time.strftime("%Y%m%d"))
 
 
-def first_resolution(lake_root: Path, question: str, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What a floating name (`checkpoint:x@prod`) meant when this question was first asked; the first asker writes it."""
+def first_resolution(lake_root: Path, question: str, answer: Mapping[str, Any], *, keep: bool = True) -> dict[str, Any]:
+    """What a floating name (`checkpoint:x@prod`) meant when this question was first asked; the first asker to `keep` it does."""
     path = lake_root / "runs" / "resolved" / f"{question}.json"
+    if not keep:
+        return dict(orjson.loads(path.read_bytes()) if path.exists() else answer)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     draft.write_bytes(orjson.dumps(answer))

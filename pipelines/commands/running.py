@@ -32,8 +32,9 @@ FLOWS = {
     "export": "pipelines.flows.export",
     "import": "pipelines.flows.importing",
     "nightly": "pipelines.flows.nightly",
+    "iterate": "pipelines.flows.iterate",
 }
-BUYING = ("curate", "steps", "contrast", "nightly")
+BUYING = ("curate", "steps", "contrast", "nightly", "iterate")
 EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "exported": 0, "refused": 3}
 """By outcome: 0 something is there to use, 3 the gates refused it, 1 a mistake or a fault, 2 wrong usage."""
 

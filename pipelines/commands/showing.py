@@ -14,6 +14,11 @@ from storage import Release
 
 def print_outcome(outcome: Mapping[str, Any]) -> None:
     """What came in, what was kept and why not the rest, then a line for everything else that a person asks next."""
+    if outcome.get("rounds"):
+        from pipelines.report.rounds import round_rows  # here: it brings the pictures
+
+        print_rows(round_rows(outcome), as_json=False)
+        click.echo()
     if outcome.get("stages"):
         print_rows([_stage_row(each) for each in outcome["stages"]], as_json=False)
         click.echo()
@@ -34,7 +39,7 @@ def _stage_row(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     digest = str(outcome.get("digest") or "")[:12]
-    if outcome.get("stages"):
+    if "stages" in outcome or "rounds" in outcome:
         yield outcome["outcome"], f"{outcome['name']} {outcome['seed']}"
     elif outcome["outcome"] == "refused":
         yield "refused", str(outcome.get("refusal"))
@@ -63,6 +68,10 @@ def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{calls['requests']:,} sent, {calls['failures']:,} failed, {calls['hits']:,} samples from the ledger; {tokens}{price}",
         )
     yield "time", f"{outcome['seconds']:,.0f} s"
+    if outcome.get("stopped"):
+        yield "stopped", str(outcome["stopped"])
+    if outcome.get("stale"):
+        yield "off-policy", str(outcome["stale"])
     if outcome.get("report"):
         yield "report", outcome["report"]
     if outcome.get("version") and "to" not in outcome:

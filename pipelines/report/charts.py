@@ -158,6 +158,23 @@ def curve_chart(points: Sequence[Mapping[str, Any]], fit: Mapping[str, Any]) -> 
     return svg(figure)
 
 
+def rounds_chart(evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy before the first round and after every one, with 95 % intervals."""
+    first = evaluations[0]
+    values = [first["accuracy_before"], *(each["accuracy_after"] for each in evaluations)]
+    bounds = [(first["before_low"], first["before_high"]), *((each["after_low"], each["after_high"]) for each in evaluations)]
+    figure, axes = _axes(1.1 * len(values) + 2.0, 2.8)
+    errors = [
+        [value - low for value, (low, _) in zip(values, bounds, strict=True)],
+        [high - value for value, (_, high) in zip(values, bounds, strict=True)],
+    ]
+    axes.errorbar(range(len(values)), values, yerr=errors, color=KEPT, marker="o", capsize=4)
+    axes.set_xticks(range(len(values)), ["before", *(f"round {number}" for number in range(1, len(values)))])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    axes.set_ylabel("accuracy")
+    return svg(figure)
+
+
 def effects_chart(rows: Sequence[Mapping[str, Any]], bar: float) -> str:
     """Effects with their intervals around 0; dotted lines mark how far a main effect may reach."""
     figure, axes = _axes(7.6, 0.26 * len(rows) + 0.6)

@@ -22,7 +22,8 @@ def lineage_chart(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]], *,
         return ""
     columns = _columns(nodes, edges)
     wide = {name: LETTER * max(map(len, label.splitlines())) + 0.15 for name, label in nodes.items()}
-    places, right = {}, 0.0
+    places: dict[str, tuple[float, float]] = {}
+    right = 0.0
     for column in range(max(columns.values(), default=-1) + 1):
         here = [name for name in nodes if columns[name] == column]
         places |= {name: (right, -row * HEIGHT) for row, name in enumerate(here)}

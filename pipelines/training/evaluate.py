@@ -44,7 +44,8 @@ class Evaluation:
     interval is 95 %, in the same unit (0.01 is one point).
 
     `n_samples` pairs count of `n_prompts` prompts; `n_failed` were lost to failures and `n_unscored` to a verifier that could not decide.
-    `low` and `high` come from the bootstrap, `normal_low` and `normal_high` from `se`. Tokens are null where an engine does not count them.
+    `low` and `high` come from the bootstrap, `normal_low` and `normal_high` from `se`; `before_low` to `after_high` are those of the
+    accuracies. Tokens are null where an engine does not count them.
     """
 
     n_prompts: int
@@ -63,6 +64,10 @@ class Evaluation:
     tokens_after: float | None
     truncated_before: float
     truncated_after: float
+    before_low: float
+    before_high: float
+    after_low: float
+    after_high: float
 
     @property
     def excludes_zero(self) -> bool:
@@ -133,7 +138,7 @@ def compare(
     arrived = pairs.filter(pl.col("arrived") & pl.col("arrived_after"))
     graded = arrived.filter(pl.col("score").is_not_null() & pl.col("score_after").is_not_null())
     by_prompt = graded.group_by("prompt_id", maintain_order=True).agg(
-        (pl.col("score_after") - pl.col("score")).sum().alias("d"), pl.len().alias("n")
+        (pl.col("score_after") - pl.col("score")).sum().alias("d"), pl.len().alias("n"), pl.col("score", "score_after").sum()
     )
     if len(by_prompt) < 2:
         raise CurationError(
@@ -144,6 +149,11 @@ def compare(
     gain = float(sums.sum() / counts.sum())
     se = cluster_se(sums, counts)
     low, high = bootstrap_interval(sums, counts, seed=seed, n_resamples=n_resamples)
+    before_low, before_high, after_low, after_high = (
+        bound
+        for side in ("score", "score_after")
+        for bound in bootstrap_interval(by_prompt[side].to_numpy().astype(np.float64), counts, seed=seed, n_resamples=n_resamples)
+    )
     return Evaluation(
         n_prompts=len(by_prompt),
         n_samples=len(graded),
@@ -161,6 +171,10 @@ def compare(
         tokens_after=_mean(graded["n_tokens_after"]),
         truncated_before=_mean(graded["truncated"]) or 0.0,
         truncated_after=_mean(graded["truncated_after"]) or 0.0,
+        before_low=before_low,
+        before_high=before_high,
+        after_low=after_low,
+        after_high=after_high,
     )
 
 

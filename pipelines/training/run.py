@@ -60,6 +60,7 @@ class TrainingRun:
     metrics: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
     checkpoint: Checkpoint | None = None
+    stale: str | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -79,6 +80,7 @@ class TrainingRun:
             "parent": self.policy_fingerprint,
             "evaluation": self.evaluation or (found.metrics.get("evaluation") if found else None),
             "training": self.metrics or (found.metrics.get("training") if found else None),
+            **({"stale": self.stale} if self.stale else {}),
             "seconds": round(time.monotonic() - self.started, 2),
             "run_key": self.key,
         }
@@ -102,6 +104,7 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
         policy = _policy(config, release, lake.root)
         policy_path = await asyncio.to_thread(_policy_path, policy, config.command)
         fingerprint = await asyncio.to_thread(_fingerprint, policy, lake.root)
+        stale = _stale(config, release, fingerprint)
         weights = await asyncio.to_thread(_weights_key, config, release, fingerprint)
         key = _run_key(config, weights, policy, exam)
         run = TrainingRun(
@@ -114,6 +117,7 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
             policy_path=policy_path,
             directory=(lake.root / "runs" / f"train-{weights}").absolute(),
             exam=exam,
+            stale=stale,
         )
         run.directory.mkdir(parents=True, exist_ok=True)
         known = measurements(lake.root, run.name)
@@ -123,6 +127,17 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
             yield run
         finally:
             del TRAININGS[key]
+
+
+def _stale(config: TrainConfig, release: Release, fingerprint: str) -> str | None:
+    """Why a version is not on-policy for the weights to train; null where it is, or where nobody knows who wrote it."""
+    sampled = str(release.manifest.get("policy") or "").partition("+")[0]
+    if not sampled or sampled == fingerprint:
+        return None
+    told = f"{release.ref} was sampled by {sampled}, and the policy to train is {fingerprint}"
+    if config.on_stale == "refuse":
+        raise ConfigError(f"{told}: off-policy; sample that policy anew, or allow it: --set on_stale=flag")
+    return told
 
 
 def _exam(config: EvaluationConfig, release: Release) -> Exam:

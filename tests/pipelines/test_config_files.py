@@ -80,6 +80,7 @@ def test_every_deployment_fits_its_flow() -> None:
         "pipelines.flows.train.train": "train",
         "pipelines.flows.export.export": "export",
         "pipelines.flows.nightly.nightly": "nightly",
+        "pipelines.flows.iterate.iterate": "iterate",
         "pipelines.flows.importing.import_dataset": "import",
     }
     declared = yaml.safe_load((Path(__file__).parents[2] / "flows.yaml").read_text())["deployments"]

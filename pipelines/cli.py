@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import click
 
-from pipelines.commands import attacking, auditing, curves, datasets, doctor, exporting, judging, running, trees
+from pipelines.commands import attacking, auditing, curves, datasets, doctor, exporting, judging, planning, running, trees
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,6 +17,7 @@ def main() -> None:
 
 for command in (
     *running.COMMANDS,
+    *planning.COMMANDS,
     *datasets.COMMANDS,
     *exporting.COMMANDS,
     *trees.COMMANDS,

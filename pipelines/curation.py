@@ -7,16 +7,15 @@ from contextlib import AbstractAsyncContextManager
 import polars as pl
 
 from curators.verifiers import load_verifier
-from pipelines import tasks
 from pipelines.config import EngineConfig
 from pipelines.judging.config import CurateConfig
 from pipelines.judging.labelling import annotator
 from pipelines.judging.rationales import explainer, rubrics_of, writers
-from pipelines.prompt_runs import in_shards, prompt_run
+from pipelines.prompt_runs import Opener, in_shards, prompt_run
 from pipelines.runs import Run
 
 
-def curation(config: CurateConfig) -> AbstractAsyncContextManager[Run]:
+def curation(config: CurateConfig, open_run: Opener = prompt_run) -> AbstractAsyncContextManager[Run]:
     """The open run of a configuration, registered under its key."""
     roles: dict[str, EngineConfig] = {"policy": config.policy, **config.judges}
     if config.reward is not None:
@@ -27,11 +26,13 @@ def curation(config: CurateConfig) -> AbstractAsyncContextManager[Run]:
         rubrics_of(config.rationale)  # what is wrong with it is found before anything is paid
         files |= {"rationale.rubric": config.rationale.rubric} if config.rationale.rubric else {}
     code = {} if config.verifier is None else {"verifier": load_verifier(config.verifier).judge}
-    return prompt_run("curate", config, roles, files=files, code=code)
+    return open_run("curate", config, roles, files=files, code=code)
 
 
 async def annotated(run: Run) -> None:
     """Every shard sampled and judged."""
+    from pipelines import tasks  # here: it brings Prefect, which a plan does without
+
     n = run.read("prompts").filter(pl.col("state") == "ok").height
     run.annotate = await annotator(run)
     run.drop_shards()  # those of a killed attempt, perhaps of another size; their calls are in the ledger
@@ -42,6 +43,8 @@ async def explained(run: Run) -> None:
     """The pairs' rationales, shard by shard, where the configuration asks for them; a candidate that is refused already buys none."""
     config = run.config
     assert isinstance(config, CurateConfig)
+    from pipelines import tasks
+
     if config.rationale is None or run.figures.refusal is not None or not (n := run.read("pairs").height):
         return
     run.explain = explainer(run, config.rationale)

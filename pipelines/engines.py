@@ -32,6 +32,11 @@ def is_floating(engine: EngineConfig) -> bool:
     return engine.engine.startswith(("checkpoint:", "rm:checkpoint:"))
 
 
+def shared_key(engine: EngineConfig, lake_root: Path) -> tuple[object, ...]:
+    """What roles must have in common to share one engine."""
+    return (concrete_spec(engine, lake_root), *(getattr(engine, name) for name in OPTIONS))
+
+
 def connect(engine: EngineConfig, lake_root: Path) -> Engine:
     """Open the bare engine: no ledger, no budget."""
     spec = concrete_spec(engine, lake_root)
@@ -60,7 +65,7 @@ async def engines_open(
     roles: dict[str, Engine] = {}
     try:
         for role, config in configs.items():
-            same = (concrete_spec(config, lake_root), *(getattr(config, name) for name in OPTIONS))
+            same = shared_key(config, lake_root)
             if same not in opened:
                 bare = await asyncio.to_thread(connect, config, lake_root)
                 opened[same] = CachedEngine(bare, ledger, budget=spend, run_id=run_id)

@@ -20,7 +20,7 @@ from curators.pairs import PairConfig
 from pipelines.config import ImportConfig
 from pipelines.judging.pairs import Facts, decide
 from pipelines.runs import Run, file_digest, registered, run_key
-from storage import open_lake
+from storage import Lake, open_lake
 from storage.files import read_rows
 
 
@@ -28,11 +28,20 @@ from storage.files import read_rows
 async def importation(config: ImportConfig) -> AsyncIterator[Run]:
     """The open run of an import, registered under its key."""
     _check_files(config.files)
-    key = await asyncio.to_thread(lambda: run_key("import", config, seed=0, fingerprints={}, inputs=_inputs(config)))
     with await asyncio.to_thread(open_lake, config.lake_root) as lake:
-        run = Run(key=key, kind="import", config=config, lake=lake, directory=lake.root / "runs" / key)
-        async with registered(run):
+        async with registered(await asyncio.to_thread(opened, config, lake)) as run:
             yield run
+
+
+def opened(config: ImportConfig, lake: Lake) -> Run:
+    """The run of an import, not registered yet.
+
+    Raises:
+        ConfigError: a file that is not there, or is given twice.
+    """
+    _check_files(config.files)
+    key = run_key("import", config, seed=0, fingerprints={}, inputs=_inputs(config))
+    return Run(key=key, kind="import", config=config, lake=lake, directory=lake.root / "runs" / key)
 
 
 def _check_files(files: Sequence[str]) -> None:

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 from uuid import uuid4
 
 from curators.engines.base import digest
 from curators.errors import ConfigError
 from curators.sampling import gather_all
-from pipelines.artifacts import ProgressArtifact
 from pipelines.config import EngineConfig, PromptsConfig, ShardedConfig
 from pipelines.engines import budget, concrete_spec, engines_open, is_floating
 from pipelines.progress import showing
 from pipelines.runs import Run, file_digest, first_resolution, registered, resolved_seed, run_key
 from storage import open_lake, resolve
 from storage.calls import open_ledger
+
+
+class Opener(Protocol):
+    """How a run is opened: `prompt_run`, or for a plan `pipelines.planning.opening.planned_run`."""
+
+    def __call__(
+        self,
+        kind: str,
+        config: ShardedConfig,
+        roles: Mapping[str, EngineConfig],
+        *,
+        files: Mapping[str, str],
+        code: Mapping[str, str],
+        source: str | None = None,
+    ) -> AbstractAsyncContextManager[Run]: ...
 
 
 @asynccontextmanager
@@ -43,7 +58,7 @@ async def prompt_run(
         ConfigError: a file is not there, or an engine cannot be reached by its configuration.
         DatasetNotFound: there is no such version.
     """
-    inputs = _digests({"prompts": config.prompts, **files} if isinstance(config, PromptsConfig) else files) | dict(code)
+    inputs = input_digests({"prompts": config.prompts, **files} if isinstance(config, PromptsConfig) else files) | dict(code)
     async with AsyncExitStack() as stack:
         lake = stack.enter_context(await asyncio.to_thread(open_lake, config.lake_root, create=source is None))
         parents = (await asyncio.to_thread(resolve, lake, source),) if source else ()
@@ -54,7 +69,7 @@ async def prompt_run(
         seed = resolved_seed(config.seed)
         spend = budget(config.caps)
         session = uuid4().hex
-        pinned = _pinned(config, roles, seed, lake.root)
+        pinned = pinned_engines(config, roles, seed, lake.root)
         engines = await stack.enter_async_context(engines_open(pinned, lake.root, ledger=ledger, spend=spend, run_id=session))
         fingerprints = {role: await asyncio.to_thread(getattr, engine, "fingerprint") for role, engine in engines.items()}
         key = run_key(kind, config, seed=seed, fingerprints=fingerprints, inputs=inputs)
@@ -63,7 +78,12 @@ async def prompt_run(
         yield await stack.enter_async_context(registered(run))
 
 
-def _digests(files: Mapping[str, str]) -> dict[str, str]:
+def input_digests(files: Mapping[str, str]) -> dict[str, str]:
+    """sha256 of the files that decide a run's rows, by what they are.
+
+    Raises:
+        ConfigError: one is not there.
+    """
     for name, path in files.items():
         if not Path(path).is_file():
             form = "; give a .jsonl[.gz], .parquet or .csv file" if name == "prompts" else ""
@@ -71,14 +91,19 @@ def _digests(files: Mapping[str, str]) -> dict[str, str]:
     return {name: file_digest(path) for name, path in files.items()}
 
 
-def _pinned(config: ShardedConfig, roles: Mapping[str, EngineConfig], seed: int, lake_root: Path) -> dict[str, EngineConfig]:
-    """The engines by role, with a floating checkpoint replaced by what it meant when this configuration first ran with this seed."""
+def pinned_engines(
+    config: ShardedConfig, roles: Mapping[str, EngineConfig], seed: int, lake_root: Path, *, keep: bool = True
+) -> dict[str, EngineConfig]:
+    """The engines by role, with a floating checkpoint replaced by what it meant when this configuration first ran with this seed.
+
+    Without `keep` nothing is written, so that a later run may still be the first one.
+    """
     floating = {role: engine for role, engine in roles.items() if is_floating(engine)}
     if not floating:
         return dict(roles)
     now = {role: concrete_spec(engine, lake_root) for role, engine in floating.items()}
     question = digest(config.model_dump(mode="json", exclude={"lake", "author", "tag"}), seed, size=12)
-    then = first_resolution(lake_root, question, now)
+    then = first_resolution(lake_root, question, now, keep=keep)
     return dict(roles) | {role: engine.model_copy(update={"engine": then[role]}) for role, engine in floating.items()}
 
 
@@ -87,6 +112,8 @@ async def in_shards(run: Run, work: Callable[[int, int, int], Awaitable[object]]
 
     `doing` says in the UI what becomes of one; `run.advance` moves the bar.
     """
+    from pipelines.artifacts import ProgressArtifact  # here: it brings Prefect, which a plan does without
+
     config = run.config
     assert isinstance(config, ShardedConfig)
     size = config.shard_prompts

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from storage.handoff import load
     from storage.history import Difference, diff, lineage, read_at, verify
     from storage.lake import Lake, open_lake
-    from storage.publishing import publish
+    from storage.publishing import Preview, preview, publish
     from storage.sql import query
     from storage.versions import Release, find_by_commit, list_datasets, log, resolve, tag
 
@@ -23,6 +23,7 @@ __all__ = [
     "FACTS",
     "Difference",
     "Lake",
+    "Preview",
     "Release",
     "diff",
     "find_by_commit",
@@ -32,6 +33,7 @@ __all__ = [
     "load",
     "log",
     "open_lake",
+    "preview",
     "publish",
     "query",
     "read_at",
@@ -48,7 +50,7 @@ _MODULES = {
     "handoff": ("load",),
     "history": ("Difference", "diff", "lineage", "read_at", "verify"),
     "lake": ("Lake", "open_lake"),
-    "publishing": ("publish",),
+    "publishing": ("Preview", "preview", "publish"),
     "sql": ("query",),
     "versions": ("Release", "find_by_commit", "list_datasets", "log", "resolve", "tag"),
 }

@@ -20,11 +20,11 @@ import polars as pl
 import pyarrow as pa
 
 from storage import frozen
-from storage.columns import SMALL_BYTES, Columns, Frame, bring_in, check_rows, columns_of, identifier, literal
+from storage.columns import SMALL_BYTES, Columns, Frame, bring_in, check_rows, columns_of, identifier, line_up, literal
 from storage.digests import SLICE_ROWS, digest_frame, digest_sorted
 from storage.errors import StorageError
 from storage.facts import FACTS, Chosen, Own, chosen, facts_query
-from storage.lake import Lake, commit, prepare_table, tables
+from storage.lake import Lake, clear_errors, commit, prepare_table, tables
 from storage.versions import FIELDS, Release, find_by_commit, now, pairs_table, row_of
 
 
@@ -91,6 +91,45 @@ def record(
                 values = ", ".join(literal(row[each.strip()]) for each in FIELDS.split(","))  # as SQL: a parameter would import pandas
                 con.execute(f"INSERT INTO lake.releases ({FIELDS}) VALUES ({values})")
                 commit(con, author=author, message=f"publish {name}@{row['version']}", commit_id=commit_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What publishing would come to. `reused`: the newest version has this content. The counts are against it: null where there is none."""
+
+    version: int
+    digest: str
+    reused: bool
+    before: str | None
+    n_added: int | None
+    n_removed: int | None
+    n_changed: int | None
+
+
+def preview(lake: Lake, name: str, pairs: Frame, *, facts: Own | None = None) -> Preview:
+    """What `publish` would make of these pairs and the facts that the lake has now; nothing is written.
+
+    Raises:
+        StorageError: as `publish`.
+    """
+    which, target = chosen(facts or {}), pairs_table(name)
+    with clear_errors(f"{name}: cannot say what a publish would come to"), lake.reading() as con:
+        incoming = bring_in(con, pairs)
+        row = _new_row(con, name, incoming, pairs, which)
+        found = {"version": row["version"], "digest": row["digest"], "reused": row["reused"]}
+        if name not in tables(con, "datasets"):
+            return Preview(**found, before=None, n_added=None, n_removed=None, n_changed=None)
+        before = f"{name}@{row['version'] - (not row['reused'])}"
+        stored = columns_of(con, target)
+        added = line_up(name, stored, incoming)
+        more = "".join(f", CAST(NULL AS {kind}) AS {identifier(column)}" for column, kind in added.items())
+        con.execute(f"CREATE TEMP VIEW stored AS SELECT *{more} FROM {target}")
+        _gather_changes(con, "stored", {**stored, **added}, incoming)
+        counts = con.sql(
+            "SELECT count(*) FILTER (NOT was), count(*) FILTER (NOT now), count(*) FILTER (was AND now) FROM changes"
+        ).fetchone()
+        n_added, n_removed, n_changed = counts or (0, 0, 0)
+        return Preview(**found, before=before, n_added=n_added, n_removed=n_removed, n_changed=n_changed)
 
 
 def _document(manifest: Mapping[str, Any], which: Chosen) -> str:
@@ -197,13 +236,19 @@ def _write_pairs(con: duckdb.DuckDBPyConnection, name: str, incoming: Columns, s
     if first:
         con.execute(f"INSERT INTO {target} BY NAME FROM incoming")
         return
+    _gather_changes(con, target, stored, incoming)
+    con.execute(f"DELETE FROM {target} WHERE pair_id IN (SELECT pair_id FROM changes WHERE was)")
+    con.execute(f"INSERT INTO {target} BY NAME FROM incoming WHERE pair_id IN (SELECT pair_id FROM changes)")
+
+
+def _gather_changes(con: duckdb.DuckDBPyConnection, target: str, stored: Columns, incoming: Columns) -> None:
+    """The temporary table `changes`: the ids whose row is only in `target` (`was`), only in `incoming` (`now`), or another in each."""
     there = ", ".join(map(identifier, stored))
     here = ", ".join(f"CAST({identifier(name) if name in incoming else 'NULL'} AS {kind})" for name, kind in stored.items())
     con.execute(
-        f"CREATE TEMP TABLE changes AS SELECT coalesce(old.pair_id, new.pair_id) AS pair_id, old.pair_id IS NOT NULL AS was"
+        "CREATE TEMP TABLE changes AS SELECT coalesce(old.pair_id, new.pair_id) AS pair_id, old.pair_id IS NOT NULL AS was,"
+        " new.pair_id IS NOT NULL AS now"
         f" FROM (SELECT pair_id, hash({there}) AS h, hash('again', {there}) AS k FROM {target}) AS old"
         f" FULL JOIN (SELECT pair_id, hash({here}) AS h, hash('again', {here}) AS k FROM incoming) AS new USING (pair_id)"
         " WHERE old.h IS DISTINCT FROM new.h OR old.k IS DISTINCT FROM new.k"
     )
-    con.execute(f"DELETE FROM {target} WHERE pair_id IN (SELECT pair_id FROM changes WHERE was)")
-    con.execute(f"INSERT INTO {target} BY NAME FROM incoming WHERE pair_id IN (SELECT pair_id FROM changes)")

@@ -174,7 +174,7 @@ class CachedEngine:
 
     async def _send_all(self, asking: Asking, indices: Sequence[int]) -> None:
         """Send for samples, as few requests as the engine takes them in, all at once; each reply is kept as it arrives."""
-        parts = _runs(indices) if "n" in self._engine.capabilities else [[i] for i in indices]
+        parts = stretches(indices) if "n" in self._engine.capabilities else [[i] for i in indices]
         # What one of them raises does not take back what the others bring: they are paid for.
         for done in await asyncio.gather(*[self._send(asking, part) for part in parts], return_exceptions=True):
             if done is not None:
@@ -273,10 +273,10 @@ def _joined(outcomes: Mapping[int, Outcome], bought: Sequence[Reply]) -> Reply:
     )
 
 
-def _runs(indices: Sequence[int]) -> list[list[int]]:
-    """Sorted indices as stretches without a gap.
+def stretches(indices: Sequence[int]) -> list[list[int]]:
+    """Sorted indices as stretches without a gap: one request each.
 
-    >>> _runs([0, 1, 3])
+    >>> stretches([0, 1, 3])
     [[0, 1], [3]]
     """
     runs: list[list[int]] = []

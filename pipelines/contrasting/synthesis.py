@@ -24,12 +24,12 @@ from pipelines.contrasting.config import ContrastConfig
 from pipelines.contrasting.methods import METHODS, Hands, roles_used, settings_of
 from pipelines.contrasting.source import Span, open_source
 from pipelines.judging.labelling import asking, open_judge
-from pipelines.prompt_runs import prompt_run
+from pipelines.prompt_runs import Opener, prompt_run
 from pipelines.runs import Run
 
 
 @asynccontextmanager
-async def contrast_run(config: ContrastConfig) -> AsyncIterator[Run]:
+async def contrast_run(config: ContrastConfig, open_run: Opener = prompt_run) -> AsyncIterator[Run]:
     """The open run of a configuration, registered under its key, with everything refused that can be before anything is paid.
 
     Raises:
@@ -47,7 +47,7 @@ async def contrast_run(config: ContrastConfig) -> AsyncIterator[Run]:
     if config.of_file:
         files["source"] = config.source
     source = None if config.of_file else config.source
-    async with prompt_run("contrast", config, roles, files=files, code=code, source=source) as run:
+    async with open_run("contrast", config, roles, files=files, code=code, source=source) as run:
         if run.release is None:
             run.drop_shards()  # those of a killed attempt, perhaps of another size; their calls are in the ledger
             verifier = load_verifier(config.verifier) if config.verifier else None

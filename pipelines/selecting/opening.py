@@ -22,12 +22,17 @@ async def selection(config: SelectionConfig) -> AsyncIterator[Run]:
         DatasetNotFound: there is no such version.
     """
     with await asyncio.to_thread(open_lake, config.lake_root, create=False) as lake:
-        run = await asyncio.to_thread(_opened, config, lake)
+        run = await asyncio.to_thread(opened, config, lake)
         async with registered(run):
             yield run
 
 
-def _opened(config: SelectionConfig, lake: Lake) -> Run:
+def opened(config: SelectionConfig, lake: Lake) -> Run:
+    """The run of a selection, not registered yet.
+
+    Raises:
+        ConfigError: as `selection`.
+    """
     code = own_code(config)
     parent = resolve(lake, config.source)
     check_columns(config, parent.ref, scan(parent).collect_schema())

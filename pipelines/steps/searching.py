@@ -7,15 +7,14 @@ from contextlib import AbstractAsyncContextManager
 
 from curators.verifiers import load_verifier
 from pipelines.config import EngineConfig
-from pipelines.prompt_runs import in_shards, prompt_run
+from pipelines.prompt_runs import Opener, in_shards, prompt_run
 from pipelines.runs import Run
-from pipelines.steps import tasks as step_tasks
 from pipelines.steps.config import StepsConfig
 from pipelines.steps.settings import check_pairs, search_config
 from pipelines.steps.trees import keep_trees, usable_prompts
 
 
-def search_run(config: StepsConfig) -> AbstractAsyncContextManager[Run]:
+def search_run(config: StepsConfig, open_run: Opener = prompt_run) -> AbstractAsyncContextManager[Run]:
     """The open run of a configuration, registered under its key.
 
     Raises:
@@ -28,7 +27,7 @@ def search_run(config: StepsConfig) -> AbstractAsyncContextManager[Run]:
     files = {f"{name}.rubric": given.rubric for name, given in rubrics.items() if given and given.rubric.endswith(".md")}
     functions = {"verifier": config.verifier, "reward_function": config.reward_function}
     code = {name: load_verifier(function).judge for name, function in functions.items() if function}
-    return prompt_run("steps", config, roles, files=files, code=code)
+    return open_run("steps", config, roles, files=files, code=code)
 
 
 def prepare(run: Run) -> int:
@@ -43,5 +42,7 @@ def prepare(run: Run) -> int:
 
 async def searched(run: Run) -> None:
     """A tree for every prompt, in the lake."""
+    from pipelines.steps import tasks as step_tasks  # here: it brings Prefect, which a plan does without
+
     n = await asyncio.to_thread(prepare, run)
     await in_shards(run, lambda *shard: step_tasks.search_shard(run.key, *shard), n=n, doing="prompts searched")

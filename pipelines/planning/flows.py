@@ -1,0 +1,104 @@
+"""Plans by flow. A flow that runs others has the sum of its stages' plans (`pipelines.planning.plan.summed_up`)."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipelines.config import ImportConfig, TrainConfig
+from pipelines.config_files import check_inputs
+from pipelines.contrasting.config import ContrastConfig
+from pipelines.judging.config import CurateConfig
+from pipelines.nightly.config import NightlyConfig, source_of
+from pipelines.planning.forecast import exactly
+from pipelines.planning.opening import planned_lake
+from pipelines.planning.outcomes import begun, decided
+from pipelines.planning.plan import Plan, summed_up
+from pipelines.selecting.config import SelectionConfig
+from pipelines.steps.config import StepsConfig
+
+
+def plan_of(flow: str, config: Any) -> Plan:
+    """What `pipelines.flows` would do with this configuration. Nothing is bought, and nothing is written into the lake.
+
+    Raises:
+        CurationError, StorageError: what the run itself would be refused for before it asks anything.
+    """
+    check_inputs(config)
+    if isinstance(config, NightlyConfig):
+        return plan_nightly(config)
+    if isinstance(config, CurateConfig):
+        from pipelines.planning.curate import plan_curate  # here and below: each flow brings its own curators
+
+        return asyncio.run(plan_curate(config))
+    if isinstance(config, StepsConfig):
+        from pipelines.planning.steps import plan_steps
+
+        return asyncio.run(plan_steps(config))
+    if isinstance(config, ContrastConfig):
+        from pipelines.planning.derived import plan_contrast
+
+        return asyncio.run(plan_contrast(config))
+    if isinstance(config, SelectionConfig):
+        from pipelines.planning.derived import plan_select
+
+        return plan_select(config)
+    if isinstance(config, TrainConfig):
+        return plan_train(config)
+    if isinstance(config, ImportConfig):
+        return plan_import(config)
+    return Plan(flow=flow, dataset=getattr(config, "dataset", flow), notes=[f"flow {flow} cannot be planned"])
+
+
+def plan_import(config: ImportConfig) -> Plan:
+    """What an import would publish: it asks no model, so that its whole candidate is computed."""
+    from pipelines.imports import import_candidate, opened
+    from storage import find_by_commit
+
+    with TemporaryDirectory(prefix="pairmill-plan-") as temporary:
+        lake, first = planned_lake(config.lake_root, Path(temporary))
+        with lake:
+            run = opened(config, lake)
+            run.directory, run.release = Path(temporary), None if first else find_by_commit(lake, run.key)
+            plan = begun(run, "import")
+            if run.release is not None:
+                return plan
+            import_candidate(run)
+            plan.seconds = None
+            return decided(plan, run)
+
+
+def plan_train(config: TrainConfig) -> Plan:
+    """A training publishes no version; before and after, its evaluation samples both policies."""
+    plan = Plan(flow="train", dataset=config.dataset, seconds=None, rows=exactly(0), rows_by="a training makes a checkpoint and no rows")
+    if config.evaluation is None:
+        plan.notes.append("a training asks no engine; there is no `evaluation`")
+    else:
+        asked = 2 * config.evaluation.n_prompts
+        plan.notes.append(f"its evaluation samples both policies on at most {asked // 2:,} prompts, {asked:,} requests in this process")
+    return plan
+
+
+def plan_nightly(config: NightlyConfig) -> Plan:
+    """The sum of a night's stages. A stage that starts from what an earlier one is still to publish cannot be planned before that has."""
+    stages, notes, pending = [], list[str](), set[str]()
+    for stage, given in config.stages.items():
+        source = source_of(stage, given)
+        if source in pending:
+            notes.append(f"{stage} starts from {source}, which is published in the same night: plan it once that is there")
+            pending.add(given.dataset)
+            continue
+        plan = plan_of(stage, prepared(config, given))
+        stages.append(plan)
+        if plan.published is None and stage != "train":
+            pending.add(given.dataset)
+    return summed_up("nightly", config.name, stages, notes=notes)
+
+
+def prepared(config: NightlyConfig, given: Any) -> Any:
+    """A stage's configuration with the night's lake, author and seed."""
+    shared = {"lake": str(config.lake_root), "author": config.author, "seed": config.seed}
+    known = type(given).model_fields
+    return given.model_copy(update={name: value for name, value in shared.items() if name in known and name not in given.model_fields_set})

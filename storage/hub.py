@@ -99,7 +99,7 @@ def look(repo: str, request: Mapping[str, Any], *, token: str | None) -> Reposit
     found = Repository(
         sha=info.sha,
         main=about["request"] if about else None,
-        shards=tuple(name for name in (about or {}).get("files", ()) if name in files),
+        shards=tuple(name for name in about["files"] if name in files) if about else (),
         tag_sha=tag_sha,
         tagged=tagged["request"] if tagged else None,
     )
@@ -124,7 +124,7 @@ def push(
     request, sha, commit = about["request"], found.sha, None
     with _client(repo, token, _AGAIN) as api:
         if sha is None:
-            api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+            _make(api, repo, private)
             sha = api.dataset_info(repo).sha
         if found.main != request:
             names = [*about["files"], ABOUT]
@@ -169,13 +169,30 @@ def _may_write(api: HfApi, repo: str) -> bool:
     return True
 
 
+def _make(api: HfApi, repo: str, private: bool | None) -> None:
+    """A new repository. One that is there already is one that `look` could not see."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api.create_repo(repo, repo_type="dataset", private=private)
+    except HfHubHTTPError as error:
+        if error.response.status_code != 409:
+            raise
+        raise HubError(
+            f"{PREFIX}{repo} is there, and was not to be seen with this token; give the token write access to it, "
+            "or run the same command again if it was made this moment"
+        ) from None
+
+
 def _about(api: HfApi, repo: str, revision: str) -> dict[str, Any] | None:
     """`pairmill.json` of a revision; null where it has none that can be read."""
     try:
         about: dict[str, Any] = json.loads(_read(api, repo, ABOUT, revision) or b"")
-        return about if isinstance(about["request"]["dataset"], str) else None
-    except (json.JSONDecodeError, KeyError, TypeError):
+        known = {"dataset": str, "version": int, "digest": str}
+        whole = isinstance(about["files"], dict) and all(isinstance(about["request"][name], kind) for name, kind in known.items())
+    except (ValueError, KeyError, TypeError):
         return None
+    return about if whole else None
 
 
 def _read(api: HfApi, repo: str, path: str, revision: str) -> bytes | None:

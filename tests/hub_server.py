@@ -128,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
         if len(self.body) < size:
             return
         if fault is not None:
-            self._error(int(fault.how), fault.message)
+            self._error(int(fault.how), fault.message, "RepoNotFound" if fault.how == 404 else "")
             return
         with self.hub.lock:
             self._route()

@@ -164,7 +164,8 @@ def test_a_tag_of_the_lake_names_the_version(say: Callable[..., tuple[int, str]]
 def test_a_mistake_is_one_line_and_nothing_is_published(
     say: Callable[..., tuple[int, str]], hub: Hub, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
-    hub.make("ann/taken", {"pairmill.json": json.dumps({"request": {"dataset": "texts"}})})
+    about = {"request": {"dataset": "texts", "version": 1, "digest": "d"}, "files": {}}
+    hub.make("ann/taken", {"pairmill.json": json.dumps(about)})
     found, printed = say("export", *arguments)
     assert found == code, printed
     assert printed.strip().splitlines()[-1].startswith(said)

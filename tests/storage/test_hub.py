@@ -152,6 +152,7 @@ def about_of(**request: Any) -> dict[str, str]:
         ({"README.md": "# Mine", "data.csv": "a"}, None, r"files that no export brought \(data.csv\)"),
         ({"README.md": "---\npretty_name: Mine\n---\n# Mine"}, None, r"files that no export brought \(README.md\)"),
         ({"pairmill.json": "{"}, None, r"files that no export brought \(pairmill.json\)"),
+        ({"pairmill.json": '{"request": {"dataset": "sums"}, "files": 3}'}, None, r"files that no export brought \(pairmill.json\)"),
         (about_of(), "v1", r"has another sums@1 as v1 \(digest dddddddddddd, here .*versions never change"),
         ({}, "v1", "has a tag v1 that no export set; delete it there"),
     ],
@@ -195,6 +196,14 @@ def test_a_token_that_may_not_make_the_repository_is_one_line(hub: Hub, version:
     with pytest.raises(HubError, match=r"the token may not write to hf://ann/sums.*nothing was published"):
         export(version(5), tmp_path / "out", hub.token("bob"))
     assert hub.repos == {}
+
+
+def test_a_repository_that_the_token_cannot_see_is_not_written_over(hub: Hub, version: Callable[..., Path], tmp_path: Path) -> None:
+    hub.faults = [Fault("GET", "auth-check", 404, message="Repository not found")]
+    hub.make(REPO, {"data.csv": "a"})
+    with pytest.raises(HubError, match="hf://ann/sums is there, and was not to be seen with this token"):
+        export(version(5), tmp_path / "out", hub.token("ann"))
+    assert hub.files(REPO) == {"data.csv": b"a"}
 
 
 def test_what_the_server_repeats_of_a_token_is_cut_out(hub: Hub, version: Callable[..., Path], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ _NEEDED = ("pair_id", "prompt_id", "prompt", "chosen", "rejected", "tools", "cha
 
 DPO = View(
     row="a pair",
-    trainers="DPOTrainer",
+    trainers="DPOTrainer, and of `trl.experimental` CPOTrainer and ORPOTrainer",
     unit="pairs",
     columns=_PAIR
     | {

@@ -25,7 +25,7 @@ PROMPTS_NEEDED = ("prompt_id", "messages", "tools", "chat_template_kwargs", "sta
 
 PROMPT_ONLY = View(
     row="a prompt that has a pair",
-    trainers="GRPOTrainer, RLOOTrainer",
+    trainers="GRPOTrainer, RLOOTrainer, and of `trl.experimental` OnlineDPOTrainer",
     unit="prompts",
     columns={
         "prompt": PROMPT,

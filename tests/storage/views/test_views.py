@@ -20,10 +20,11 @@ from curators.schema import GENERATIONS, JUDGMENTS, frame
 from storage.errors import ViewError
 from storage.handoff import Handoff, open_handoff, write_handoff
 from storage.views import VIEWS, views_table
+from storage.views.trainers import OTHERS, TRL_STEPS, trainers_table
 
 MakeFrozen = Callable[..., Path]
 DOCS = Path(__file__).parents[3] / "docs" / "views.md"
-BEGIN, END = "<!-- views: begin -->\n", "<!-- views: end -->"
+TABLES = {"views": views_table, "trainers": trainers_table}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 
 
@@ -332,11 +333,24 @@ def test_listwise_scores_are_means_over_votes(make_frozen: MakeFrozen, rows: Any
     assert row["rewards"] == [8.0, 3.0]
 
 
-def test_the_documented_table_is_that_of_the_code() -> None:
+def documented(text: str, name: str) -> tuple[int, int]:
+    """Where a generated table of the page begins and ends."""
+    return text.index(f"<!-- {name}: begin -->\n") + len(f"<!-- {name}: begin -->\n"), text.index(f"<!-- {name}: end -->")
+
+
+@pytest.mark.parametrize("name", list(TABLES))
+def test_the_documented_table_is_that_of_the_code(name: str) -> None:
     text = DOCS.read_text()
-    assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)] == views_table(), "run tests/storage/views/test_views.py as a script"
+    begin, end = documented(text, name)
+    assert text[begin:end] == TABLES[name](), "run tests/storage/views/test_views.py as a script"
+
+
+def test_the_table_of_trainers_names_views_that_exist() -> None:
+    assert {view for _, _, view in TRL_STEPS} | {view for reader in OTHERS for view in reader.views} <= set(VIEWS)
 
 
 if __name__ == "__main__":
-    found = DOCS.read_text()
-    DOCS.write_text(found[: found.index(BEGIN) + len(BEGIN)] + views_table() + found[found.index(END) :])
+    for each in TABLES:
+        found = DOCS.read_text()
+        start, stop = documented(found, each)
+        DOCS.write_text(found[:start] + TABLES[each]() + found[stop:])

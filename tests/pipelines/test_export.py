@@ -30,7 +30,7 @@ from pipelines.serving import ask, deployments
 from storage import open_lake, publish
 from storage.errors import HubError
 from tests.hub_server import Fault, Hub, hub_server
-from tests.pipelines.conftest import command, outcome
+from tests.pipelines.conftest import command as command_in
 
 ROOT = Path(__file__).parents[2]
 REPO = "ann/sums"
@@ -193,24 +193,13 @@ def test_no_message_repeats_a_token() -> None:
         assert "0123456789" not in str(caught.value)
 
 
-def test_a_killed_upload_goes_on_where_it_was(hub: Hub, reach: dict[str, str], lake_root: Path, tmp_path: Path) -> None:
+def test_a_killed_upload_goes_on_where_it_was(
+    say: Callable[..., tuple[int, str]], hub: Hub, reach: dict[str, str], published: Path, tmp_path: Path
+) -> None:
     hub.faults = [Fault("PUT", "/lfs/", "hang", nth=3, once=True)]
-    words = [
-        sys.executable,
-        "-m",
-        "pipelines.cli",
-        "export",
-        "sums",
-        "--to",
-        HERE,
-        "--view",
-        "dpo",
-        "--view",
-        "sft",
-        "--lake",
-        str(lake_root),
-    ]
-    killed = subprocess.Popen(words, env={**os.environ, **reach}, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ("export", "sums", "--to", HERE, "--view", "dpo", "--view", "sft", "--lake", str(published))
+    command = [sys.executable, "-m", "pipelines.cli", *words]
+    killed = subprocess.Popen(command, env={**os.environ, **reach}, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (len(hub.uploads) == 3 and hub.faults[0].seen == 4) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -218,19 +207,11 @@ def test_a_killed_upload_goes_on_where_it_was(hub: Hub, reach: dict[str, str], l
     killed.wait()
     assert len(hub.uploads) == 3, "three of four shards arrived"
     assert hub.repos[REPO].messages == ["initial commit"]
-    done = subprocess.run(words, env={**os.environ, **reach}, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    code, printed = say(*words)
+    assert code == 0, printed
     assert len(hub.uploads) == len(set(hub.uploads)) == 4, "only the fourth was sent"
     assert hub.repos[REPO].messages == ["initial commit", "sums@2"]
     assert hub.repos[REPO].tags.keys() == {"v2"}
-
-
-SAVE = "import sys; from prefect.blocks.system import Secret; Secret(value=sys.argv[1]).save('hub-token', overwrite=True)"
-
-
-def save_token(api: str, token: str) -> None:
-    done = subprocess.run([sys.executable, "-c", SAVE, token], env={**os.environ, **QUIET, "PREFECT_API_URL": api}, capture_output=True)
-    assert done.returncode == 0, done.stderr
 
 
 def recorded(api: str) -> str:
@@ -239,30 +220,41 @@ def recorded(api: str) -> str:
     return "".join(json.dumps(ask(api, place, {})) for place in places)
 
 
+RUNS = """
+import sys
+from pipelines.commands.running import run_flow
+from pipelines.config_files import load_config
+to, *tokens = sys.argv[1:]
+for token in tokens:
+    if token:
+        from prefect.blocks.system import Secret
+        Secret(value=token).save("hub-token", overwrite=True)
+    try:
+        block = "hub-token" if token else "none-such"
+        print(run_flow("export", load_config("export", None, ["dataset=sums@1", f"to={to}", f"token_block={block}"]))["outcome"])
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+
+
 def test_the_flow_takes_its_token_from_a_block_and_records_it_nowhere(
     hub: Hub, reach: dict[str, str], lake_root: Path, prefect_api: str, tmp_path: Path
 ) -> None:
-    run, token, reader = command(tmp_path, lake_root, prefect_api), reach.pop("HF_TOKEN"), hub.token("ann", "read")
+    """One process for three runs: without a block, with a token that may only read, with one that may write."""
+    token, reader = reach.pop("HF_TOKEN"), hub.token("ann", "read")
     hub.make(REPO)
-    words = ("run", "export", "--set", "dataset=sums@1", "--set", f"to={HERE}")
-    no_block = run(*words, "--set", "token_block=none-such", **reach, HF_TOKEN="")
-    assert (no_block.returncode, no_block.stderr.strip().splitlines()[-1]) == (
-        1,
-        "pairmill: token_block: the Prefect server has no Secret block of that name; make one in its UI under Blocks",
-    )
-    save_token(prefect_api, reader)
-    refused = run(*words, "--set", "token_block=hub-token", **reach, HF_TOKEN="")
-    assert refused.returncode == 1
-    assert f"the token may not write to {HERE}" in refused.stderr.strip().splitlines()[-1]
-    save_token(prefect_api, token)
-    done = run(*words, "--set", "token_block=hub-token", **reach, HF_TOKEN="")
-    assert done.returncode == 0, done.stderr
-    assert outcome(done)["outcome"] == "exported"
+    env = {**os.environ, **QUIET, **reach, "HF_TOKEN": "", "PREFECT_API_URL": prefect_api, "PAIRMILL_LAKE": str(lake_root)}
+    done = subprocess.run([sys.executable, "-c", RUNS, HERE, "", reader, token], env=env, capture_output=True, text=True, timeout=240)
+    no_block, refused, exported = done.stdout.splitlines()
+    assert no_block == "ConfigError token_block: the Prefect server has no Secret block of that name; make one in its UI under Blocks"
+    assert refused.startswith(f"HubError the token may not write to {HERE}")
+    assert exported == "exported"
     assert set(hub.repos[REPO].tags) == {"v1"}
-    files = b"".join(contents(lake_root).values())
+    told = done.stdout + done.stderr + recorded(prefect_api)
+    assert HERE in told
     for secret in (token, reader):
-        assert secret not in done.stdout + done.stderr + refused.stdout + refused.stderr + recorded(prefect_api)
-        assert secret.encode() not in files
+        assert secret not in told
+        assert secret.encode() not in b"".join(contents(lake_root).values())
 
 
 def eventually(found: Callable[[], Any], within_s: float) -> Any:
@@ -279,7 +271,7 @@ def events(api: str, tag: str) -> list[dict[str, Any]]:
 
 
 def test_a_tag_that_moves_is_an_event_where_a_server_answers(lake_root: Path, prefect_api: str, tmp_path: Path) -> None:
-    done: CompletedProcess[str] = command(tmp_path, lake_root, prefect_api)("tag", "sums@1", "of-this-test")
+    done: CompletedProcess[str] = command_in(tmp_path, lake_root, prefect_api)("tag", "sums@1", "of-this-test")
     assert (done.returncode, done.stdout) == (0, "sums@of-this-test is now sums@1\n"), done.stderr
     (found,) = eventually(lambda: events(prefect_api, "of-this-test"), 30)
     assert found["resource"]["prefect.resource.id"] == "pairmill.dataset.sums"
@@ -288,6 +280,14 @@ def test_a_tag_that_moves_is_an_event_where_a_server_answers(lake_root: Path, pr
         "tag": "of-this-test",
         "dataset": "sums@1",
     }
+
+
+SAVE = "import sys; from prefect.blocks.system import Secret; Secret(value=sys.argv[1]).save('hub-token', overwrite=True)"
+
+
+def save_token(api: str, token: str) -> None:
+    done = subprocess.run([sys.executable, "-c", SAVE, token], env={**os.environ, **QUIET, "PREFECT_API_URL": api}, capture_output=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

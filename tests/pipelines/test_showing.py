@@ -63,3 +63,13 @@ def test_a_wide_table_is_shortened_and_says_so(capsys: pytest.CaptureFixture[str
     assert "… 2 more rows; --json shows all of them" in text
     print_rows(rows, as_json=True, most_rows=10, widest=20)
     assert json.loads(capsys.readouterr().out) == rows
+
+
+def test_an_export_says_where_it_went(capsys: pytest.CaptureFixture[str]) -> None:
+    sent = {"to": "hf://ann/sums", "tag": "v3", "url": "https://hub/datasets/ann/sums/tree/v3", "commit": "c0ffee", "seconds": 2.0}
+    exported = {**sent, "outcome": "exported", "dataset": "sums", "version": 3, "digest": "a" * 64}
+    text = said(exported, capsys)
+    for part in ("exported  sums@3 → hf://ann/sums, tag v3  digest aaaaaaaaaaaa", "c0ffee", sent["url"]):
+        assert part in text
+    assert "pairmill report" not in text
+    assert "none: the Hub has it already" in said({**exported, "outcome": "reused", "commit": None}, capsys)

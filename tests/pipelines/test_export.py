@@ -23,11 +23,14 @@ from click.testing import CliRunner
 
 from curators.errors import ConfigError
 from curators.schema import PAIRS
+from pipelines.candidates import announce
 from pipelines.cli import main
+from pipelines.config import RunConfig
 from pipelines.config_files import load_config
+from pipelines.runs import Run
 from pipelines.server import QUIET, answers, free_port
 from pipelines.serving import ask, deployments
-from storage import open_lake, publish
+from storage import open_lake, publish, resolve
 from storage.errors import HubError
 from tests.hub_server import Fault, Hub, hub_server
 from tests.pipelines.conftest import command as command_in
@@ -280,6 +283,17 @@ def test_a_tag_that_moves_is_an_event_where_a_server_answers(lake_root: Path, pr
         "tag": "of-this-test",
         "dataset": "sums@1",
     }
+
+
+def test_a_run_that_moves_its_tag_sends_both_events_once(lake_root: Path) -> None:
+    sent: list[tuple[str, str]] = []
+    with open_lake(lake_root) as lake:
+        run = Run(key="k", kind="curate", config=RunConfig(dataset="sums", tag="prod"), lake=lake, directory=lake_root / "runs" / "k")
+        run.directory.mkdir(parents=True)
+        run.release = resolve(lake, "sums@1")
+        for _ in range(2):
+            announce(run, lambda release: sent.append(("published", release.ref)), lambda release, tag: sent.append((tag, release.ref)))
+    assert sent == [("prod", "sums@1"), ("published", "sums@1")]
 
 
 SAVE = "import sys; from prefect.blocks.system import Secret; Secret(value=sys.argv[1]).save('hub-token', overwrite=True)"

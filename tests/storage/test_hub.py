@@ -267,6 +267,7 @@ for view in ("dpo", "group"):
     loaded = load_dataset(sys.argv[1], view, revision="v1")
     found[view] = {split: {"features": part.features.to_dict(), "rows": part.to_list()} for split, part in loaded.items()}
 found["default"] = sorted(load_dataset(sys.argv[1])["train"]["pair_id"])
+found["folder"] = {split: part.to_list() for split, part in load_dataset(sys.argv[2], "dpo").items()}
 print(json.dumps(found))
 """
 
@@ -283,7 +284,9 @@ def test_datasets_reads_the_same_rows_and_features_from_the_hub(
     assert len(list((tmp_path / "out" / "dpo").glob("train-*"))) > 2
     environment = {name: value for name, value in os.environ.items() if "OFFLINE" not in name and name != "HF_TOKEN"}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
-    done = subprocess.run([sys.executable, "-c", READ, REPO], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, REPO, str(tmp_path / "out")], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     for view in ("dpo", "group"):
@@ -292,4 +295,5 @@ def test_datasets_reads_the_same_rows_and_features_from_the_hub(
             assert found[view][split]["features"] == json.loads(json.dumps(part.features.to_dict()))
             assert found[view][split]["rows"] == part.to_list()
         assert set(found[view]) == set(mine)
+    assert found["folder"] == {split: told["rows"] for split, told in found["dpo"].items()}, "the folder of a dry run loads as well"
     assert found["default"] == [row["pair_id"] for row in found["dpo"]["train"]["rows"]]

@@ -35,7 +35,7 @@ def print_plan(told: Mapping[str, Any]) -> None:
         click.echo(f"— {stage['flow']} {stage['dataset']}")
         print_plan(stage)
         click.echo()
-    if told["lines"]:
+    if told["lines"] and not told.get("stages"):
         print_rows([_row(line) for line in told["lines"]], as_json=False, widest=60)
         click.echo()
     lines = list(_lines(told))

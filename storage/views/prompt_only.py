@@ -30,13 +30,14 @@ PROMPT_ONLY = View(
     columns={
         "prompt": PROMPT,
         "reference": Column(kind="text", present="any", meaning="what a verifier compares with; reward functions receive it"),
+        "meta": Column(kind="json", present="any", meaning="the source's other columns (domain, difficulty …); null where it has none"),
         "prompt_id": Column(kind="text", meaning="id of the prompt"),
     }
     | CONTEXT,
-    needs={"prompts": (*PROMPTS_NEEDED, "reference"), "pairs": ("prompt_id", "split")},
+    needs={"prompts": (*PROMPTS_NEEDED, "reference", "meta"), "pairs": ("prompt_id", "split")},
     keys=prompt_keys(),
     rows="""
-        SELECT row_id, source_id, keys.split, messages AS prompt, reference, prompt_id, tools, chat_template_kwargs
+        SELECT row_id, source_id, keys.split, messages AS prompt, reference, meta, prompt_id, tools, chat_template_kwargs
         FROM keys JOIN prompts ON prompt_id = row_id WHERE drop IS NULL
     """,
 )

@@ -398,5 +398,9 @@ def test_what_pairs_know_of_their_evidence_stands_beside_them(make_frozen: MakeF
     assert (dpo["q"]["strength"], dpo["q"]["chosen_policy"], dpo["r"]["strength"]) == (0.5, "p", None)
     assert not {"label_smoothing", "rejected_policy"} & set(dpo["q"])
     assert {row["quality_score"] for row in all_rows(export(frozen, "sft"))} == {0.5, None}
+    prompts = rows.prompts_of([rows.pair("q", "a", "b"), rows.pair("r", "a", "b")])
+    prompts[0]["meta"] = '{"domain":"sums"}'
+    asked = all_rows(export(make_frozen([rows.pair("q", "a", "b"), rows.pair("r", "a", "b")], prompts=prompts, version=2), "prompt-only"))
+    assert {row["prompt"][0]["content"]: row["meta"] for row in asked} == {"q": {"domain": "sums"}, "r": None}
     kto = {(row["prompt"][0]["content"], row["label"]): row["reward"] for row in all_rows(export(frozen, "kto"))}
     assert kto == {("q", True): 0.5, ("q", False): 0.25, ("r", True): None, ("r", False): None}

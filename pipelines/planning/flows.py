@@ -12,12 +12,15 @@ from pipelines.config_files import check_inputs
 from pipelines.contrasting.config import ContrastConfig
 from pipelines.judging.config import CurateConfig
 from pipelines.nightly.config import NightlyConfig, source_of
+from pipelines.planning.engines import Place, PlanningEngine, Tally
 from pipelines.planning.forecast import exactly
 from pipelines.planning.opening import planned_lake
 from pipelines.planning.outcomes import begun, decided
-from pipelines.planning.plan import Plan, summed_up
+from pipelines.planning.plan import Plan, lines_of, summed_up
 from pipelines.selecting.config import SelectionConfig
 from pipelines.steps.config import StepsConfig
+from storage import open_lake, resolve
+from storage.usage import LedgerReader
 
 
 def plan_of(flow: str, config: Any) -> Plan:
@@ -46,7 +49,7 @@ def plan_of(flow: str, config: Any) -> Plan:
 
         return plan_select(config)
     if isinstance(config, TrainConfig):
-        return plan_train(config)
+        return asyncio.run(plan_train(config))
     if isinstance(config, ImportConfig):
         return plan_import(config)
     return Plan(flow=flow, dataset=getattr(config, "dataset", flow), notes=[f"flow {flow} cannot be planned"])
@@ -70,14 +73,29 @@ def plan_import(config: ImportConfig) -> Plan:
             return decided(plan, run)
 
 
-def plan_train(config: TrainConfig) -> Plan:
-    """A training publishes no version; before and after, its evaluation samples both policies."""
-    plan = Plan(flow="train", dataset=config.dataset, seconds=None, rows=exactly(0), rows_by="a training makes a checkpoint and no rows")
-    if config.evaluation is None:
-        plan.notes.append("a training asks no engine; there is no `evaluation`")
-    else:
-        asked = 2 * config.evaluation.n_prompts
-        plan.notes.append(f"its evaluation samples both policies on at most {asked // 2:,} prompts, {asked:,} requests in this process")
+async def plan_train(config: TrainConfig) -> Plan:
+    """A training publishes no version; before and after, its evaluation samples both policies on the same prompts."""
+    from curators.engines.base import Sampling
+    from curators.engines.budget import Budget
+    from curators.sampling import sample
+    from pipelines.engines import connect
+    from pipelines.training.run import exam_of, policy_of
+
+    plan = Plan(flow="train", dataset=config.dataset, rows=exactly(0), rows_by="a training makes a checkpoint and no rows")
+    if (given := config.evaluation) is None:
+        plan.notes.append("a training asks no engine: there is no `evaluation`")
+        return plan
+    with open_lake(config.lake_root, create=False) as lake, LedgerReader(config.lake_root / "calls.sqlite") as reader:
+        release, tally = resolve(lake, config.dataset), Tally()
+        exam = exam_of(given, release)
+        engine = PlanningEngine(connect(policy_of(config, release, lake.root), lake.root), reader, tally, budget=Budget())
+        sampling = Sampling(temperature=given.temperature, max_tokens=given.max_tokens, seed=given.seed)
+        await sample(exam.prompts, engine, n=given.n, sampling=sampling)
+        place = Place(engine.spec, engine.fingerprint, "sample")
+        after = exam.prompts.height * (1 if "n" in engine.capabilities else given.n)
+        plan.lines, _ = lines_of(tally, {place: exactly(tally.ask(place, "sure").calls + after)}, reader)
+        await engine.aclose()
+    plan.notes.append(f"{after:,} of the calls are the trained policy's, and none if this training is registered already")
     return plan
 
 

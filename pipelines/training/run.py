@@ -100,8 +100,8 @@ async def training(config: TrainConfig, version: int | None) -> AsyncIterator[Tr
     ref = config.dataset if version is None else f"{config.dataset.partition('@')[0]}@{version}"
     with await asyncio.to_thread(open_lake, config.lake_root, create=False) as lake:
         release = await asyncio.to_thread(resolve, lake, ref)
-        exam = await asyncio.to_thread(_exam, config.evaluation, release) if config.evaluation else None
-        policy = _policy(config, release, lake.root)
+        exam = await asyncio.to_thread(exam_of, config.evaluation, release) if config.evaluation else None
+        policy = policy_of(config, release, lake.root)
         policy_path = await asyncio.to_thread(_policy_path, policy, config.command)
         fingerprint = await asyncio.to_thread(_fingerprint, policy, lake.root)
         stale = _stale(config, release, fingerprint)
@@ -140,7 +140,12 @@ def _stale(config: TrainConfig, release: Release, fingerprint: str) -> str | Non
     return told
 
 
-def _exam(config: EvaluationConfig, release: Release) -> Exam:
+def exam_of(config: EvaluationConfig, release: Release) -> Exam:
+    """The evaluation of a training on a version.
+
+    Raises:
+        ConfigError: no such file or verifier, or prompts in it that the version holds.
+    """
     verifier = load_verifier(config.verifier)
     if not Path(config.prompts).is_file():
         raise ConfigError(f"evaluation.prompts: no file {config.prompts!r}; give a .jsonl[.gz], .parquet or .csv file")
@@ -173,7 +178,7 @@ def _run_key(config: TrainConfig, weights: str, policy: EngineConfig, exam: Exam
     return digest("train", weights, config.checkpoint, evaluated, size=12)
 
 
-def _policy(config: TrainConfig, release: Release, lake_root: Path) -> EngineConfig:
+def policy_of(config: TrainConfig, release: Release, lake_root: Path) -> EngineConfig:
     """The model to train: the configured one, else the one that wrote the version. It must be weights, not an endpoint."""
     spec = release.manifest.get("policy_spec")
     if config.policy is None and not spec:

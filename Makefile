@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo demo-llm test test-slow check bench format clean
+.PHONY: demo demo-llm evidence test test-slow check bench format clean
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Pairmill needs Python 3.11 or newer; this is " + sys.version)'
@@ -18,6 +18,9 @@ demo: $(BIN)/.installed  ## the whole line on the embedded models, under five mi
 
 demo-llm: $(BIN)/.installed  ## a real chat model as policy and as judge, about five minutes
 	$(BIN)/python examples/llm/demo.py
+
+evidence: $(BIN)/.installed  ## four versions of the embedded policy's pairs against each other, over seeds
+	$(BIN)/python examples/arithmetic/evidence.py
 
 test: $(BIN)/.installed  ## under ten minutes on two cores
 	$(PYTEST) -n 2 --dist worksteal

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from curators.errors import ConfigError
 from pipelines.config import ExportConfig, ImportConfig, TrainConfig
 from pipelines.contrasting.config import ContrastConfig
+from pipelines.evidence.config import EvidenceConfig
 from pipelines.iterating.config import IterateConfig
 from pipelines.judging.config import CurateConfig
 from pipelines.nightly.config import NightlyConfig
@@ -28,6 +29,7 @@ FLOW_CONFIGS: dict[str, type[BaseModel]] = {
     "train": TrainConfig,
     "nightly": NightlyConfig,
     "iterate": IterateConfig,
+    "evidence": EvidenceConfig,
     "export": ExportConfig,
     "import": ImportConfig,
 }

@@ -33,9 +33,10 @@ FLOWS = {
     "import": "pipelines.flows.importing",
     "nightly": "pipelines.flows.nightly",
     "iterate": "pipelines.flows.iterate",
+    "evidence": "pipelines.flows.evidence",
 }
 BUYING = ("curate", "steps", "contrast", "nightly", "iterate")
-EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "exported": 0, "refused": 3}
+EXIT_CODES = {"published": 0, "reused": 0, "trained": 0, "measured": 0, "exported": 0, "refused": 3}
 """By outcome: 0 something is there to use, 3 the gates refused it, 1 a mistake or a fault, 2 wrong usage."""
 
 

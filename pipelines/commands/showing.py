@@ -19,6 +19,11 @@ def print_outcome(outcome: Mapping[str, Any]) -> None:
 
         print_rows(round_rows(outcome), as_json=False)
         click.echo()
+    if outcome.get("differences"):
+        from pipelines.report.evidence import difference_rows  # likewise
+
+        print_rows(difference_rows(outcome), as_json=False)
+        click.echo()
     if outcome.get("stages"):
         print_rows([_stage_row(each) for each in outcome["stages"]], as_json=False)
         click.echo()
@@ -39,7 +44,9 @@ def _stage_row(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 def _outcome_lines(outcome: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     digest = str(outcome.get("digest") or "")[:12]
-    if "stages" in outcome or "rounds" in outcome:
+    if "differences" in outcome:
+        yield outcome["outcome"], f"{outcome['name']}: {len(outcome['versions'])} versions"
+    elif "stages" in outcome or "rounds" in outcome:
         yield outcome["outcome"], f"{outcome['name']} {outcome['seed']}"
     elif outcome["outcome"] == "refused":
         yield "refused", str(outcome.get("refusal"))

@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -172,6 +173,19 @@ def rounds_chart(evaluations: Sequence[Mapping[str, Any]]) -> str:
     axes.set_xticks(range(len(values)), ["before", *(f"round {number}" for number in range(1, len(values)))])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     axes.set_ylabel("accuracy")
+    return svg(figure)
+
+
+def evidence_chart(versions: Sequence[Mapping[str, Any]], before: float) -> str:
+    """Every training of every version as a point, their means as bars, and the accuracy before any."""
+    figure, axes = _axes(8.0, 0.55 * len(versions) + 0.8)
+    for row, version in enumerate(versions):
+        axes.plot(version["accuracies"], [row] * len(version["accuracies"]), "o", color=KEPT, alpha=0.55)
+        axes.plot([fmean(version["accuracies"])] * 2, [row - 0.25, row + 0.25], color=KEPT, linewidth=2)
+    axes.axvline(before, color="#888888", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(versions)), [version["version"] for version in versions])
+    axes.set_ylim(len(versions) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     return svg(figure)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import polars as pl
 from prefect import task
 
 from curators.engines.base import Sampling
@@ -83,16 +85,23 @@ async def evaluate_checkpoint(key: str) -> dict[str, Any] | None:
     config, exam = run.config.evaluation, run.exam
     if config is None or exam is None:
         return None
-    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed)
-    trained = EngineConfig(engine=f"hf:{run.trained}", dtype=run.policy.dtype, threads=run.policy.threads)
-    with open_ledger(run.lake.root / "calls.sqlite") as ledger:
-        roles = {"before": run.policy, "after": trained}
-        async with engines_open(roles, run.lake.root, ledger=ledger, spend=None, run_id=key) as engines:
-            generations = [await sample(exam.prompts, engines[role], n=config.n, sampling=sampling) for role in roles]
-    before, after = generations
+    before, after = await exam_samples(run, ("before", "after"))
     found = await asyncio.to_thread(lambda: compare(before, after, exam.prompts, exam.verifier, seed=config.seed))
     run.evaluation = found.as_record()
     return run.evaluation
+
+
+async def exam_samples(run: TrainingRun, sides: Sequence[Literal["before", "after"]]) -> list[pl.DataFrame]:
+    """The answers of the policy before or after the training to the exam, as `generations`; what was asked before is in the ledger."""
+    config, exam = run.config.evaluation, run.exam
+    assert config is not None
+    assert exam is not None
+    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens, seed=config.seed)
+    trained = EngineConfig(engine=f"hf:{run.trained}", dtype=run.policy.dtype, threads=run.policy.threads)
+    roles: dict[str, EngineConfig] = {side: run.policy if side == "before" else trained for side in sides}
+    with open_ledger(run.lake.root / "calls.sqlite") as ledger:
+        async with engines_open(roles, run.lake.root, ledger=ledger, spend=None, run_id=run.key) as engines:
+            return [await sample(exam.prompts, engines[side], n=config.n, sampling=sampling) for side in sides]
 
 
 @task(name="register checkpoint", **PLAIN)

@@ -10,6 +10,7 @@ import orjson
 import pytest
 from huggingface_hub import DatasetCard
 
+from storage.card import card as card_text
 from storage.card import public
 from storage.shards import Order, write_folder
 
@@ -111,3 +112,9 @@ def test_nothing_private_is_in_the_folder(card: Callable[..., DatasetCard], tmp_
 )
 def test_paths_and_addresses_are_cut(value: str, shown: str) -> None:
     assert public({"recipe": [value]}) == {"recipe": [shown]}
+
+
+def test_a_column_that_only_this_versions_rows_have_is_listed(make_frozen: Callable[..., Path], rows: Any, tmp_path: Path) -> None:
+    about = write_folder(make_frozen([rows.pair("a?", "yes", "no")]), tmp_path / "out", Order(repo="ann/sums"))
+    about["views"]["dpo"]["columns"]["attr_safety"] = "number"
+    assert "| `attr_safety` | number |  |" in card_text(about, [])

@@ -52,7 +52,7 @@ def plan_of(flow: str, config: Any) -> Plan:
         return asyncio.run(plan_train(config))
     if isinstance(config, ImportConfig):
         return plan_import(config)
-    return Plan(flow=flow, dataset=getattr(config, "dataset", flow), notes=[f"flow {flow} cannot be planned"])
+    return Plan(flow=flow, dataset=getattr(config, "dataset", flow), notes=[f"flow {flow} cannot be planned: plan the flows that it runs"])
 
 
 def plan_import(config: ImportConfig) -> Plan:

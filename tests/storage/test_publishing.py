@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from storage import Lake, Release, diff, find_by_commit, lineage, list_datasets, open_lake, publish, read_at, resolve, scan, verify
+from storage import Lake, Release, diff, find_by_commit, lineage, list_datasets, open_lake, preview, publish, read_at, resolve, scan, verify
 from storage.errors import DigestMismatch, StorageError
 from storage.lake import CATALOG
 
@@ -326,3 +326,23 @@ def test_a_version_holds_its_own_runs_rationales_of_its_own_pairs(lake: Lake) ->
     assert [row["rationale_id"] for row in lineage(lake, "math@1", "x")["rationales"]] == ["r1"]
     none = {"rationales": pl.DataFrame(schema={"writer": pl.String, "sampling": pl.String})}
     assert publish(lake, "math", pairs, manifest={}, author="ada", commit_id="2", facts=none).version == 2
+
+
+def test_a_preview_says_what_a_publish_comes_to_and_writes_nothing(lake: Lake) -> None:
+    first = preview(lake, "math", PAIRS)
+    assert (first.version, first.reused, first.before, first.n_added) == (1, False, None, None)
+    assert list_datasets(lake) == []
+    one = published(lake, PAIRS, "run-1")
+    assert first.digest == one.digest
+    same = preview(lake, "math", PAIRS[::-1])
+    assert (same.version, same.reused, same.n_added, same.n_removed, same.n_changed) == (1, True, 0, 0, 0)
+    changed = pl.concat([PAIRS[2:], PAIRS[:1].with_columns(pair_id=pl.lit("new"))]).with_columns(
+        margin=pl.when(pl.col("pair_id") == "pair0007").then(9.0).otherwise("margin"), label=pl.lit(None, dtype=pl.String)
+    )
+    said = preview(lake, "math", changed)
+    two = published(lake, changed, "run-2")
+    real = diff(lake, "math@1", "math@2")
+    assert (said.version, said.digest, said.before) == (2, two.digest, "math@1")
+    assert (said.n_added, said.n_removed, said.n_changed) == (real.n_added, real.n_removed, real.n_changed) == (1, 2, 1)
+    with pytest.raises(StorageError, match="column margin is VARCHAR"):
+        preview(lake, "math", PAIRS.with_columns(pl.col("margin").cast(pl.String)))

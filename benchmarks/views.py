@@ -2,8 +2,8 @@
 
 A view is a whole hand-off in Parquet (files of the version hashed, rows told apart, split by prompt, digests, files synced). The peer reads
 the same Parquet files, makes the rows and writes one zstd Parquet file a split; it checks nothing and counts nothing. Each is a process of
-its own, polars on one thread, one after the other. Prints one JSON line a view: rows, rows a second and peak memory of both, and the ratio
-of their times.
+its own, polars on one thread, one after the other. Prints one JSON line a view: rows, rows a second, CPU seconds and peak memory of both,
+and the ratios of their times.
 
 The version has a pair a prompt of about 1 KB, its two generations with eight tokens each, a pairwise judgment in both orders, the
 attributes of a second judge, a rationale; the versions for `joint` and `prompt-contrast`, `context`, and trees are made likewise. Views of
@@ -382,7 +382,7 @@ PEERS: Mapping[str, Callable[[Peer], pl.LazyFrame]] = {
 
 def run(kind: str, view: str, frozen: Path, to: Path) -> None:
     """One measurement, in this process: prints its rows, seconds and peak memory in MB."""
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     if kind == "view":
         rows = sum(open_handoff(write_handoff(frozen, to, view=view, format="parquet"), verify=False).splits.values())
     else:
@@ -391,7 +391,7 @@ def run(kind: str, view: str, frozen: Path, to: Path) -> None:
         for split in ("train", "test"):
             made.filter(pl.col("split") == split).drop("split").write_parquet(to / f"{split}.parquet", compression="zstd")
         rows = made.height
-    print(json.dumps({"rows": rows, "s": time.perf_counter() - begin, "peak_mb": peak_mb()}))
+    print(json.dumps({"rows": rows, "s": time.perf_counter() - begin, "cpu_s": time.process_time() - cpu, "peak_mb": peak_mb()}))
 
 
 def peak_mb() -> float:
@@ -426,12 +426,11 @@ def main() -> None:
             ours, peer = (measured(kind, view, place / SPECIAL.get(view, "plain"), place) for kind in ("view", "polars"))
             if ours["rows"] != peer["rows"]:
                 raise SystemExit(f"{view}: {ours['rows']} rows, and {peer['rows']} by polars")
-            shown = {
-                f"{kind}_{what}": round(found["rows"] / found["s"] if what == "rows_a_second" else found["peak_mb"])
-                for kind, found in (("view", ours), ("polars", peer))
-                for what in ("rows_a_second", "peak_mb")
-            }
-            line = {"benchmark": "views", "view": view, "rows": ours["rows"], **shown, "ratio": round(ours["s"] / peer["s"], 2)}
+            line: dict[str, object] = {"benchmark": "views", "view": view, "rows": ours["rows"]}
+            for kind, found in (("view", ours), ("polars", peer)):
+                line |= {f"{kind}_rows_a_second": round(found["rows"] / found["s"]), f"{kind}_cpu_s": round(found["cpu_s"], 2)}
+                line[f"{kind}_peak_mb"] = round(found["peak_mb"])
+            line |= {"ratio": round(ours["s"] / peer["s"], 2), "cpu_ratio": round(ours["cpu_s"] / peer["cpu_s"], 2)}
             print(json.dumps(line), flush=True)
 
 

@@ -28,9 +28,6 @@ DPO = View(
         "margin": Column(kind="number", meaning="score of chosen minus score of rejected; null when unknown"),
         "p_chosen": Column(kind="number", meaning="probability that chosen is better; null when the source gives only a label"),
         "strength": Column(kind="number", present="any", meaning="2 · p_chosen - 1, from 0 (either may be better) to 1"),
-        "label_smoothing": Column(
-            kind="number", present="any", meaning="α of a pair from a searched tree: the weight of the flipped label"
-        ),
         "chosen_policy": Column(kind="text", present="any", meaning="fingerprint of who wrote chosen; null: a program, or unknown"),
         "rejected_policy": Column(kind="text", present="any", meaning="likewise"),
         "pair_id": _ID,
@@ -38,7 +35,7 @@ DPO = View(
     | CONTEXT,
     needs={"pairs": (*_NEEDED, "p_chosen")},
     keys=_KEYS,
-    rows=_ROWS.format(scores="margin, p_chosen, 2 * p_chosen - 1 AS strength, alpha AS label_smoothing, chosen_policy, rejected_policy"),
+    rows=_ROWS.format(scores="margin, p_chosen, 2 * p_chosen - 1 AS strength, chosen_policy, rejected_policy"),
 )
 """`DPOTrainer` reads prompt, chosen, rejected, tools and chat_template_kwargs, and drops every other column."""
 

@@ -31,7 +31,6 @@ COPIES = 8  # of a vector that one thread may hold: as read, parsed, as lists, s
 # Pairs of somebody's own making need not say what they are pairs of, who wrote them or what they scored; most have one prompt and no tree.
 _IMPLIED = {
     "kind": "'response'",
-    "alpha": "NULL::DOUBLE",
     "chosen_score": "NULL::DOUBLE",
     "rejected_score": "NULL::DOUBLE",
 } | dict.fromkeys(("rejected_prompt", "chosen_policy", "rejected_policy"), "NULL::VARCHAR")

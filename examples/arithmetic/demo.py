@@ -45,7 +45,7 @@ def main() -> int:
             training = trained(api_url, lake_root, outcome, asked)
     with open_lake(lake_root) as lake:
         release = resolve(lake, f"{outcome['dataset']}@{outcome['version']}")
-        report = write_report(release, lake_root / "reports" / f"{release.ref}.html")
+        report = write_report(lake, release, lake_root / "reports" / f"{release.ref}.html")
     print_outcome(outcome, training, report, time.monotonic() - begun)
     return 0 if training else 1
 

@@ -158,7 +158,7 @@ def report(name: str, target: str | None, lake: str) -> None:
 
     with open_lake(lake, create=False) as opened:
         release = resolve(opened, name)
-        click.echo(str(write_report(release, Path(target or f"{release.name}@{release.version}.html")).absolute()))
+        click.echo(str(write_report(opened, release, Path(target or f"{release.name}@{release.version}.html")).absolute()))
 
 
 @click.command()

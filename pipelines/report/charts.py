@@ -17,6 +17,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from curators.diagnostics.clusters import ClusterMap
+
 KEPT, DROPPED, CHOSEN, REJECTED = "#3b7a57", "#c8553d", "#3b7a57", "#c8553d"
 PLAIN: Any = {"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "pairmill"}
 
@@ -186,6 +188,18 @@ def evidence_chart(versions: Sequence[Mapping[str, Any]], before: float) -> str:
     axes.set_yticks(range(len(versions)), [version["version"] for version in versions])
     axes.set_ylim(len(versions) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
+    return svg(figure)
+
+
+def cluster_chart(found: ClusterMap) -> str:
+    """Every text as a point in the colour of its cluster, whose words and size stand beside."""
+    figure, axes = _axes(8.0, 3.6)
+    for number, words in enumerate(found.words):
+        here = found.places[found.cluster == number]
+        axes.plot(here[:, 0], here[:, 1], "o", markersize=3, alpha=0.7, label=f"{words} ({len(here):,})")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8)
     return svg(figure)
 
 

@@ -26,7 +26,7 @@ def write_page(text: str, to: Path) -> Path:
 def page_html(title: str, body: str, *, styles: Iterable[str] = (), wide: bool = False) -> str:
     """A whole page around a body that is HTML already: no script, no font, no picture from elsewhere. `styles`: files beside style.css."""
     style = "".join((resources.files("pipelines.report") / name).read_text(encoding="utf-8") for name in ("style.css", *styles))
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>'
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{style}</style>'
     opening = '<body class="wide">' if wide else "<body>"
     return f'<!doctype html><html lang="en">{head}{opening}{body}</body></html>'
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipelines.report.charts import CHOSEN, REJECTED, plain_axes, svg
+from storage import Lake, Release, resolve
+from storage.checkpoints import checkpoints
+from storage.errors import DatasetNotFound
 
 HEIGHT, GAP, LETTER = 0.75, 0.6, 0.068
 """Inches: of a row, between columns, and of a letter in a box."""
@@ -40,6 +44,43 @@ def lineage_chart(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]], *,
     axes.set_xlim(-0.2, right)
     axes.set_ylim(low, HEIGHT / 2)
     return svg(figure)
+
+
+def family(lake: Lake, release: Release) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """A version with what it was made of, as far back as the lake knows, and the checkpoints that were trained on it: `lineage_chart`'s
+    nodes and edges.
+    """
+    nodes: dict[str, str] = {}
+    edges: list[tuple[str, str]] = []
+
+    def add(ref: str, manifest: Mapping[str, Any]) -> None:
+        if ref in nodes:
+            return
+        nodes[ref] = f"{ref}\n{manifest.get('kind') or 'published'}"
+        parents = [each["ref"] for each in manifest.get("parents") or []]
+        if not parents and manifest.get("policy"):
+            policy = f"policy {str(manifest['policy'])[:15]}"
+            nodes.setdefault(policy, policy)
+            parents = [policy]
+        for parent in parents:
+            edges.append((parent, ref))
+            if not parent.startswith("policy "):
+                add(parent, _manifest(lake, parent))
+
+    add(release.ref, release.manifest)
+    for each in checkpoints(lake.root):
+        if each.dataset == release.ref:
+            name = f"checkpoint:{each.ref}"
+            nodes[name] = name
+            edges.append((release.ref, name))
+    return nodes, edges
+
+
+def _manifest(lake: Lake, ref: str) -> Mapping[str, Any]:
+    try:
+        return resolve(lake, ref).manifest
+    except DatasetNotFound:  # a version of another lake
+        return {}
 
 
 def _columns(nodes: Mapping[str, str], edges: Sequence[tuple[str, str]]) -> dict[str, int]:

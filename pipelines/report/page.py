@@ -6,6 +6,7 @@ is escaped: candidates are written by models, and a page must show their markup 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -13,31 +14,35 @@ from typing import Any
 
 import polars as pl
 
+from curators.diagnostics.clusters import cluster_map
 from curators.judging.health import MEASURES
 from curators.rationales.health import MEASURES as RATIONALE_MEASURES
 from curators.stepsearch.health import MEASURES as SEARCH_MEASURES
-from pipelines.report.charts import funnel_chart, health_chart, histogram
+from pipelines.report.charts import cluster_chart, funnel_chart, health_chart, histogram
 from pipelines.report.contrasts import contrast_sections
+from pipelines.report.differences import marked
 from pipelines.report.layout import funnel_table, gates_table, page_html, page_section, page_table, write_page
+from pipelines.report.lineage import family, lineage_chart
 from pipelines.report.selection import selection_chart, selection_rows
 from pipelines.report.shortcuts import shortcut_section
-from pipelines.report.turns import turns_text
-from storage import Release
+from pipelines.report.turns import plain_text, turns_text
+from storage import Lake, Release
 
 EXAMPLES = 5
 
 
-def write_report(release: Release, to: Path) -> Path:
-    """Write the page of a version; returns the file."""
-    return write_page(build_report(release), to)
+def write_report(lake: Lake, release: Release, to: Path) -> Path:
+    """Write the page of a version, with what it was made of and trained into; returns the file."""
+    return write_page(build_report(release, lineage_chart(*family(lake, release))), to)
 
 
-def build_report(release: Release) -> str:
-    """The whole page as text."""
+def build_report(release: Release, lineage: str = "") -> str:
+    """The whole page as text; `lineage` is a picture of what it was made of, which the frozen copy alone cannot tell."""
     manifest = release.manifest
     pairs = pl.read_parquet(release.frozen / "pairs.parquet")
     sections = [
         _head(release),
+        *([page_section("What was made of what", lineage)] if lineage else []),
         *([page_section("Selection", _selection(manifest))] if manifest.get("selection") else []),
         page_section("Funnel", funnel_chart(manifest["funnel"]) + funnel_table(manifest["funnel"])),
         page_section("Gates", gates_table(manifest["gates"])),
@@ -45,6 +50,7 @@ def build_report(release: Release) -> str:
         *([page_section("Rationales", _rationales(manifest["rationales"]))] if manifest.get("rationales") else []),
         *([shortcut_section(manifest["audit"])] if manifest.get("audit") else []),
         page_section("Pairs", _distributions(pairs)),
+        _prompts(pairs),
         contrast_sections(manifest["contrast"], pairs)
         if manifest.get("contrast")
         else page_section("Examples", "".join(_example(pair, release) for pair in _examples(pairs))),
@@ -118,6 +124,22 @@ def _distributions(pairs: pl.DataFrame) -> str:
     return f'<div class="row">{"".join(charts)}</div>{splits}'
 
 
+def _prompts(pairs: pl.DataFrame) -> str:
+    """What the prompts are about; nothing for a handful of them."""
+    found = cluster_map([_last_text(messages) for messages in pairs["prompt"].unique()])
+    if found is None:
+        return ""
+    told = (
+        f"{found.n_drawn:,} of {found.n_texts:,} different prompts, clusters with the words that set them apart; distances are no measure"
+    )
+    return page_section("Prompts", f"<p class=meta>{told}</p>{cluster_chart(found)}")
+
+
+def _last_text(messages: str) -> str:
+    content = json.loads(messages)[-1].get("content")
+    return content if isinstance(content, str) else json.dumps(content)
+
+
 def _examples(pairs: pl.DataFrame) -> list[dict[str, Any]]:
     """Pairs from over the whole range of margins, the same ones for the same version."""
     ordered = pairs.sort("margin", "pair_id", nulls_last=True)
@@ -160,7 +182,10 @@ def _sides(pair: Mapping[str, Any]) -> tuple[str, str, str]:
             f"{turns_text(pair['rejected'])}</pre><p class=meta>to</p><pre>{turns_text(pair['rejected_prompt'])}",
         )
     if pair["kind"] != "step":
-        return "", turns_text(pair["chosen"]), turns_text(pair["rejected"])
+        plain = [plain_text(pair[side]) for side in ("chosen", "rejected")]
+        if plain[0] is None or plain[1] is None:
+            return "", turns_text(pair["chosen"]), turns_text(pair["rejected"])
+        return "", *marked(plain[0], plain[1])
     chosen, rejected = (
         f"{escape(pair[f'{side}_step'])}</pre><p class=meta>Q {pair[f'{side}_q']:.2f}, {pair[f'{side}_visits']} visits</p><pre>"
         for side in ("chosen", "rejected")

@@ -12,8 +12,11 @@ import polars as pl
 import pytest
 
 from curators.schema import GENERATIONS, JUDGMENTS, PAIRS, PROMPTS, frame
-from pipelines.report.page import build_report
+from pipelines.report.differences import marked
+from pipelines.report.lineage import family
+from pipelines.report.page import build_report, write_report
 from storage import Lake, Release, open_lake, publish, resolve
+from storage.checkpoints import register
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&"
 
@@ -97,3 +100,33 @@ def test_a_version_without_a_judge_or_margins(release: Release, tmp_path: Path) 
         page = build_report(resolve(lake, "plain@1"))
     assert "the labels came with the data" in page
     assert "margin unknown" in page
+
+
+def test_what_a_version_was_made_of_and_trained_into_is_drawn(release: Release, tmp_path: Path) -> None:
+    rows = pl.read_parquet(release.frozen / "pairs.parquet").head(1)
+    manifest = {name: release.manifest[name] for name in ("funnel", "gates", "health", "counts")}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with open_lake(tmp_path / "lake") as lake:
+        for name, told in (("first", {"policy": "hf-0123456789abcdef"}), ("second", {"parents": [{"ref": "first@1"}, {"ref": "gone@3"}]})):
+            publish(lake, name, rows, manifest={**manifest, **told, "kind": "select"}, author="a", commit_id=name)
+        register(lake.root, "small", tmp_path / "model", fingerprint="hf-1", dataset="second@1")
+        child = resolve(lake, "second")
+        nodes, edges = family(lake, child)
+        page = write_report(lake, child, tmp_path / "page.html").read_text()
+    assert edges == [
+        ("first@1", "second@1"),
+        ("policy hf-0123456789ab", "first@1"),
+        ("gone@3", "second@1"),
+        ("second@1", "checkpoint:small@1"),
+    ]
+    assert {name for edge in edges for name in edge} == set(nodes)
+    assert all(name in page for name in nodes)
+
+
+def test_what_differs_between_the_sides_is_marked() -> None:
+    assert marked("a <b> c", "a <b> d") == ("a &lt;b&gt; <mark>c</mark>", "a &lt;b&gt; <mark>d</mark>")
+    assert marked("same", "same") == ("same", "same")
+    assert marked("", "<i>") == ("", "<mark>&lt;i&gt;</mark>")
+    long = "word " * 4000
+    assert marked(long, long + "x") == (long, long + "x")

@@ -34,11 +34,13 @@ _LABELS = """
             'pairwise'
     ), scored AS (
         SELECT judge, generation_id, avg(score ORDER BY score) AS score FROM each GROUP BY ALL
+    ), favoured AS MATERIALIZED (  -- or every two scores of a judge would be joined first
+        SELECT pair_id, rejected_id, judge, score FROM pairs JOIN scored ON generation_id = chosen_id
     ), said AS (
         SELECT pair_id, judge, p FROM pairs JOIN compared ON one = chosen_id AND other = rejected_id
         UNION ALL
         SELECT pair_id, c.judge, CASE WHEN c.score > r.score THEN 1 WHEN c.score < r.score THEN 0 ELSE 0.5 END
-        FROM pairs JOIN scored AS c ON c.generation_id = chosen_id JOIN scored AS r ON r.generation_id = rejected_id AND r.judge = c.judge
+        FROM favoured AS c JOIN scored AS r ON r.generation_id = c.rejected_id AND r.judge = c.judge
     ), once AS (
         SELECT pair_id, judge, avg(p ORDER BY p) AS p FROM said GROUP BY ALL
     )

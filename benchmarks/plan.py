@@ -88,6 +88,8 @@ def _line(name: str, plan: dict[str, Any], told: dict[str, Any], lake: Path) -> 
         said = plan[figure]
         if figure == "calls" and (cap := next((stop for stop in plan["stops"] if stop["cap"] == "calls"), None)):
             said = {bound: None if value is None else min(value, cap["limit"]) for bound, value in said.items()}
+        if figure == "tokens" and plan["stops"]:
+            said = {**said, "low": 0}  # the plan's tokens are those of the whole run
         held = said["low"] <= found and (said["high"] is None or found <= said["high"])
         line[figure] = {"planned": said["expected"], "low": said["low"], "high": said["high"], "actual": found, "held": held}
     rows = (told.get("counts") or {}).get("pairs")

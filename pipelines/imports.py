@@ -27,7 +27,7 @@ from storage.files import read_rows
 @asynccontextmanager
 async def importation(config: ImportConfig) -> AsyncIterator[Run]:
     """The open run of an import, registered under its key."""
-    _check_files(config.files)
+    _check_files(config.files)  # here too: a mistake makes no lake
     with await asyncio.to_thread(open_lake, config.lake_root) as lake:
         async with registered(await asyncio.to_thread(opened, config, lake)) as run:
             yield run
@@ -39,6 +39,7 @@ def opened(config: ImportConfig, lake: Lake) -> Run:
     Raises:
         ConfigError: a file that is not there, or is given twice.
     """
+    _check_files(config.files)
     _check_files(config.files)
     key = run_key("import", config, seed=0, fingerprints={}, inputs=_inputs(config))
     return Run(key=key, kind="import", config=config, lake=lake, directory=lake.root / "runs" / key)

@@ -16,7 +16,7 @@ BACK = 1_000_000  # rows from the end that are looked through for an engine's ca
 COLUMNS = (
     "run_id",
     "fingerprint",
-    "kind",
+    "request_key",
     "sent",
     "prompt_tokens",
     "completion_tokens",
@@ -48,15 +48,14 @@ class LedgerReader:
         raise AssertionError("a reader of the ledger writes nothing")
 
     def recent(self, fingerprints: Sequence[str], *, most: int = RECENT) -> list[Mapping[str, Any]]:
-        """The newest samples of these engines: `COLUMNS` of the table `calls`, and `kind`, what the call was for up to the first slash.
+        """The newest samples of these engines: `COLUMNS` of the table `calls`.
 
         `sent` is 0 for the further samples of one request; the first one has the tokens of the prompt.
         """
         if self._db is None or not fingerprints:
             return []
-        names = ", ".join(COLUMNS).replace("kind", "substr(request_key, 1, instr(request_key || '/', '/') - 1) AS kind")
         sql = (
-            f"SELECT {names} FROM calls WHERE fingerprint IN ({marks(list(fingerprints))})"
+            f"SELECT {', '.join(COLUMNS)} FROM calls WHERE fingerprint IN ({marks(list(fingerprints))})"
             f" AND rowid > (SELECT coalesce(max(rowid), 0) FROM calls) - {BACK} ORDER BY rowid DESC LIMIT {most}"
         )
         with self._lock, typed(WHAT, self.path):

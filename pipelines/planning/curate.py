@@ -183,8 +183,8 @@ async def _experience(run: PlannedRun, annotate: Annotator, known: Known) -> tup
         past = past_groups(run.lake, annotate, known.prompts["prompt_id"])
         groups += [(group.prompt_id, group.n, group.first, group.further) for group in past if group.prompt_id not in drawn][:ENOUGH]
     rows = {row["prompt_id"]: row for row in known.prompts.iter_rows(named=True)}
-    asked, blank = sorted({(prompt_id, n) for prompt_id, n, _, _ in groups}), _without_ledger(annotate)
-    allowed = dict(zip(asked, await gather_all(_allowed(rows[prompt_id], replace(blank, n=n)) for prompt_id, n in asked), strict=True))
+    asked = sorted({(prompt_id, n) for prompt_id, n, _, _ in groups})
+    allowed = dict(zip(asked, await gather_all(_allowed(rows[prompt_id], n, annotate) for prompt_id, n in asked), strict=True))
     firsts: dict[Place, list[tuple[float, float]]] = {}
     furthers: dict[Place, list[tuple[float, float]]] = {}
     for prompt_id, n, first, further in groups:
@@ -195,9 +195,10 @@ async def _experience(run: PlannedRun, annotate: Annotator, known: Known) -> tup
     return dict(firsts), dict(furthers)
 
 
-async def _allowed(prompt: Mapping[str, Any], annotate: Annotator) -> Mapping[Place, int]:
+async def _allowed(prompt: Mapping[str, Any], n: int, annotate: Annotator) -> Mapping[Place, int]:
+    """The first requests that the protocol allows about n different answers to a prompt."""
     with case() as found:
-        await annotate(prompt)
+        await replace(_without_ledger(annotate), n=n)(prompt)
     return found.first
 
 

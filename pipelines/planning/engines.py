@@ -50,8 +50,8 @@ class Place:
 
 @dataclass(slots=True)
 class Case:
-    """What one prompt, pair or tree asked: requests by kind, first ones and further ones (re-asks and votes beyond the first), those that
-    the ledger lacks, and whether a text was made up for it."""
+    """What one prompt, pair or tree was the first to ask: requests by kind, first ones and further ones (re-asks and votes beyond the
+    first); samples that the ledger lacks, and whether a text was made up for it."""
 
     first: Counter[Place] = field(default_factory=Counter)
     further: Counter[Place] = field(default_factory=Counter)
@@ -157,7 +157,7 @@ class PlanningEngine:
         tally.known[place] += len(set(new).difference(missing))
         further = request.attempt > 0 or (request.first_sample > 0 and kind != "sample")
         if (found := _CASE.get()) is not None:
-            (found.further if further else found.first)[place] += self._requests(list(keys))
+            (found.further if further else found.first)[place] += self._requests(new) if new else 0
             found.missing[place] += len(missing)
             found.made_up |= bool(missing) and self._made_up and kind == "sample"
         if unpaid := sorted(set(new).intersection(missing)):

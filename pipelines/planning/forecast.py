@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
 from typing import Any
 
 Z95 = 1.959964
@@ -97,25 +96,6 @@ def predicted(base: Range, clusters: Clusters, *, most: float | None = 1.0, unkn
     low = base.low * ratio - half(base.low)
     high = None if base.high is None else base.high * ratio + half(base.high)
     return Range(base.expected * ratio, low, high).within(0, top)
-
-
-def summed(n: Range, values: Sequence[float]) -> Range:
-    """The sum over as many new values as `n` says, by those that are known.
-
-    >>> summed(exactly(10), [3.0] * 5).told(), summed(exactly(10), []).expected
-    ({'expected': 30, 'low': 30, 'high': 30}, None)
-    """
-    if n.high == 0:
-        return NOTHING
-    if len(values) < 2 or n.expected is None:
-        return Range(None, 0, None)
-    mean, s2, k = fmean(values), variance(values), len(values)
-
-    def half(m: float) -> float:
-        return Z95 * math.sqrt(m * s2 + m * m * s2 / k)
-
-    high = None if n.high is None else n.high * mean + half(n.high)
-    return Range(n.expected * mean, max(0.0, n.low * mean - half(n.low)), high)
 
 
 def _sum(a: float | None, b: float | None) -> float | None:

@@ -33,7 +33,7 @@ def past_groups(lake: Lake, annotate: Annotator, prompt_ids: pl.Series) -> list[
     to the end.
     """
     ids, policy = prompt_ids.sort().head(LOOK_AT), annotate.policy
-    columns = ["generation_id", "prompt_id", "policy", "sampling", "seed", "state"]
+    columns = ["generation_id", "prompt_id", "policy", "sampling", "seed", "state", "text"]
     generations = lake.facts("generations", ids, columns=columns) if "generations" in _tables(lake) else pl.DataFrame()
     if generations.is_empty():
         return []
@@ -44,7 +44,10 @@ def past_groups(lake: Lake, annotate: Annotator, prompt_ids: pl.Series) -> list[
     if mine.is_empty() or judgments.is_empty():
         return []
     group = mine.select("generation_id", "seed", "n")
-    told = judgments.with_columns(generation_id=pl.col("generation_ids").list.first()).join(group, on="generation_id", how="inner")
+    told = judgments.with_columns(
+        generation_id=pl.col("generation_ids").list.first(),
+        texts=pl.col("generation_ids").list.eval(pl.element().replace(mine["generation_id"], mine["text"].fill_null(""))),
+    ).join(group, on="generation_id", how="inner")
     return [
         found
         for (prompt_id, _), rows in told.group_by("prompt_id", "seed", maintain_order=True)
@@ -65,15 +68,17 @@ def _group(prompt_id: str, rows: pl.DataFrame, annotate: Annotator) -> Group | N
         its = rows.filter((pl.col("judge") == engine.fingerprint) & (pl.col("protocol") == "reward"))
         if its.is_empty() or its["state"].is_in(SKIPPED).any():
             return None
-        first[Place(engine.spec, engine.fingerprint, "reward")] += its.filter(pl.col("state") != "gated").height
+        first[Place(engine.spec, engine.fingerprint, "reward")] += its.filter(pl.col("state") != "gated")["texts"].n_unique()
     return Group(prompt_id=prompt_id, n=rows["n"][0], first=first, further=further)
 
 
 def _count(judge: Judge, asked: pl.DataFrame, first: Counter[Place], further: Counter[Place]) -> None:
+    """Where no fence's mark tells them apart, requests about equal texts are one, which is bought once."""
     place = Place(judge.engine.spec, judge.engine.fingerprint, "judge")
+    asked = asked.unique(["generation_ids" if judge.rubric.fence else "texts", "vote", "attempt"])
     begun = asked.filter((pl.col("attempt") == 0) & (pl.col("vote") < judge.config.votes))
     together = "n" in judge.engine.capabilities
-    first[place] += begun.select(pl.struct("generation_ids", "order").n_unique()).item() if together else begun.height
+    first[place] += begun.filter(pl.col("vote") == 0).height if together else begun.height
     further[place] += asked.height - begun.height
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from curators.engines.budget import Price
 from pipelines.config import CapsConfig
 from pipelines.planning.engines import Ask, Place, Tally
-from pipelines.planning.forecast import NOTHING, Range, summed, total
+from pipelines.planning.forecast import NOTHING, Clusters, Range, predicted, total
 from storage import Preview
 from storage.usage import LedgerReader
 
@@ -141,7 +141,7 @@ def lines_of(tally: Tally, calls: Mapping[Place, Range], reader: LedgerReader) -
     history = reader.recent(sorted({place.fingerprint for place in calls}))
     lines = []
     for place in sorted({*calls, *tally.known}, key=lambda place: (place.kind, place.spec)):
-        mine = [row for row in history if (row["fingerprint"], row["kind"]) == (place.fingerprint, place.kind)]
+        mine = [row for row in history if (row["fingerprint"], _kind(row)) == (place.fingerprint, place.kind)]
         bound = _bound(tally, place)
         lines.append(_line(place, tally.known[place], calls.get(place, NOTHING), bound, mine, tally.prices.get(place.fingerprint)))
     return lines, _seconds(lines, history)
@@ -155,11 +155,12 @@ def _bound(tally: Tally, place: Place) -> Ask:
 
 def _line(place: Place, known: int, calls: Range, bound: Ask, mine: Sequence[Mapping[str, Any]], price: Price | None) -> Line:
     """Tokens by what calls of this kind took before, else up to what the requests allow."""
-    prompts = [row["prompt_tokens"] for row in mine if row["sent"]]
+    prompts = [row for row in mine if row["sent"]]
     counted = bound.calls and calls.low == calls.high == bound.calls
     per_call = bound.samples / bound.calls if counted else len(mine) / len(prompts) if prompts else 1.0
     if len(prompts) >= 2 or calls.high == 0:
-        read, written = summed(calls, prompts), summed(calls.times(per_call), [row["completion_tokens"] for row in mine])
+        read = predicted(calls, _clusters(prompts, "prompt_tokens"), most=None, unknown=None)
+        written = predicted(calls.times(per_call), _clusters(mine, "completion_tokens"), most=None, unknown=None)
         by = f"{len(prompts):,} earlier calls" if calls.high != 0 else "nothing to buy"
     else:
         share = None if calls.high is None or not bound.calls else calls.high / bound.calls
@@ -171,6 +172,21 @@ def _line(place: Place, known: int, calls: Range, bound: Ask, mine: Sequence[Map
     if price is not None and not (price.prompt_usd or price.completion_usd):
         usd = NOTHING
     return Line(place=place, known=known, calls=calls, tokens=read + written, usd=usd if calls.high != 0 else NOTHING, by=by)
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    return str(row["request_key"]).partition("/")[0]
+
+
+def _clusters(rows: Sequence[Mapping[str, Any]], tokens: str) -> Clusters:
+    """Tokens and rows by prompt, or by the first of the answers that were judged: requests about one text are alike."""
+    found: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        about = str(row["request_key"]).split("/")[1:2]
+        name = about[0].partition("-")[0] if about else ""
+        total, n = found.get(name, (0.0, 0.0))
+        found[name] = (total + row[tokens], n + 1)
+    return list(found.values())
 
 
 def _seconds(lines: Sequence[Line], history: Sequence[Mapping[str, Any]]) -> Range | None:
@@ -185,7 +201,7 @@ def _seconds(lines: Sequence[Line], history: Sequence[Mapping[str, Any]]) -> Ran
     sessions: dict[str, list[Mapping[str, Any]]] = {}
     for row in history:
         sessions.setdefault(row["run_id"], []).append(row)
-    alike = [rows for rows in sessions.values() if wanted <= {(row["fingerprint"], row["kind"]) for row in rows}]
+    alike = [rows for rows in sessions.values() if wanted <= {(row["fingerprint"], _kind(row)) for row in rows}]
     tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for rows in alike for row in rows)
     if not tokens:
         return None

@@ -23,8 +23,8 @@ def test_a_reader_sees_answers_and_what_they_took_and_changes_no_byte(tmp_path: 
     with LedgerReader(path) as reader:
         assert reader.get_many(["a", "z"]) == {"a": b"a"}
         found = reader.recent(["e"])
-        assert [(each["kind"], each["sent"], each["prompt_tokens"]) for each in found] == [("sample", 0, 0), ("judge", 1, 7)]
-        assert [each["kind"] for each in reader.recent(["e"], most=1)] == ["sample"]
+        assert [(each["request_key"], each["sent"], each["prompt_tokens"]) for each in found] == [("sample/p", 0, 0), ("judge/a/0/0", 1, 7)]
+        assert [each["request_key"] for each in reader.recent(["e"], most=1)] == ["sample/p"]
         assert reader.recent([]) == []
         with pytest.raises(AssertionError, match="writes nothing"):
             reader.write()

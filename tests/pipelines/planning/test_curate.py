@@ -143,3 +143,14 @@ async def test_a_cap_in_money_needs_a_price(given: Given, lake_root: Path) -> No
     with pytest.raises(ConfigError, match=r"a cap of 5\.0 USD, but openai:judge.* has no price; set prompt_usd and completion_usd"):
         await plan_curate(given(judge=server, caps={"usd": 5}))
     assert not lake_root.exists()
+
+
+async def test_requests_about_equal_texts_are_one(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(request: Request, index: int) -> str:
+        return fake.words(request, fake._noise(request, index, "which") % 3)
+
+    monkeypatch.setitem(fake.RESPONDERS, "", few)
+    assert (await curated(given(reward="fake:reward")))["calls"]["requests"] < N + 4 * N
+    plan = await plan_curate(given(reward="fake:reward", seed=1))
+    done = await curated(given(reward="fake:reward", seed=1))
+    assert plan.calls.low <= done["calls"]["requests"] <= (plan.calls.high or 0) < N + 4 * N

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import random
 
-from pipelines.planning.forecast import Range, exactly, predicted, summed, total
+from pipelines.planning.forecast import Range, exactly, predicted, total
 
 
 def test_a_ratio_and_its_interval_are_those_of_the_formula() -> None:
@@ -29,6 +29,5 @@ def test_bounds_hold_and_what_is_unknown_stays_so() -> None:
     assert predicted(exactly(10), [], most=3, unknown=0.0) == Range(0, 0, 30)
     assert predicted(exactly(10), [], most=None, unknown=None) == Range(None, 0, None)
     assert predicted(exactly(0), []) == exactly(0)
-    assert summed(exactly(0), []) == exactly(0)
     assert total([exactly(2), Range(None, 1, 5), Range(3, 3, None)]) == Range(None, 6, None)
-    assert summed(Range(5, 4, None), [2.0, 2.0]) == Range(10, 8, None)
+    assert predicted(Range(5, 4, None), [(2, 1), (2, 1)], most=None) == Range(10, 8, None)

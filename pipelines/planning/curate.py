@@ -147,11 +147,13 @@ def most_pairs(pairs: PairsConfig, n: int) -> int:
 
 async def _calls(run: PlannedRun, config: CurateConfig, annotate: Annotator, known: Known, rows: Range) -> dict[Place, Range]:
     """Requests to buy by kind and engine."""
-    firsts, furthers = await _experience(run, annotate, known)
+    firsts, furthers, alike = await _experience(run, annotate, known)
     calls: dict[Place, Range] = {}
     for place in {place for place, _ in run.tally.lacking}:
         asks = {sort: exactly(run.tally.ask(place, sort).calls) for sort in ("sure", "dependent", "further")}
-        first = asks["sure"] + predicted(asks["dependent"], firsts.get(place, []))
+        dependent = predicted(asks["dependent"], firsts.get(place, []))
+        # Of more samples more are equal, so that groups of another size say what comes at most.
+        first = asks["sure"] + (dependent if alike else replace(dependent, low=0))
         most = most_further(config, annotate, place)
         calls[place] = first + predicted(first, furthers.get(place, []), most=most, unknown=0.0)
     return _with_rationales(run, config, known, rows, calls)
@@ -171,10 +173,12 @@ def most_further(config: CurateConfig, annotate: Annotator, place: Place) -> flo
     return float(max(most))
 
 
-async def _experience(run: PlannedRun, annotate: Annotator, known: Known) -> tuple[dict[Place, Clusters], dict[Place, Clusters]]:
-    """What groups with known samples took: first requests against those that the protocol allows, further ones against first ones."""
+async def _experience(run: PlannedRun, annotate: Annotator, known: Known) -> tuple[dict[Place, Clusters], dict[Place, Clusters], bool]:
+    """What groups with known samples took: first requests against those that the protocol allows, further ones against first ones; and
+    whether all groups have as many samples as this run's.
+    """
     if not any(sort == "dependent" or place.kind == "judge" for place, sort in run.tally.lacking):
-        return {}, {}
+        return {}, {}, True
     drawn = {prompt_id: found for prompt_id, found in known.cases.items() if not found.made_up}
     groups = [
         (prompt_id, annotate.n, found.first, found.further if found.complete else None) for prompt_id, found in [*drawn.items()][:ENOUGH]
@@ -192,7 +196,7 @@ async def _experience(run: PlannedRun, annotate: Annotator, known: Known) -> tup
             firsts.setdefault(place, []).append((first[place], base))
             if further is not None:
                 furthers.setdefault(place, []).append((further[place], first[place]))
-    return dict(firsts), dict(furthers)
+    return dict(firsts), dict(furthers), all(n == annotate.n for _, n, _, _ in groups)
 
 
 async def _allowed(prompt: Mapping[str, Any], n: int, annotate: Annotator) -> Mapping[Place, int]:

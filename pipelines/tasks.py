@@ -119,7 +119,9 @@ async def announce(key: str) -> None:
     run = RUNS[key]
     await asyncio.to_thread(candidates.announce, run, emit_published, emit_tagged)
     if run.figures.gates:
-        await show_outcome(run.config.dataset, run.outcome(), report=f"pairmill report {run.config.dataset}")
+        outcome = run.outcome()
+        there = f"pairmill report {run.config.dataset}@{outcome['version']}" if outcome["version"] else str(run.path("outcome.json"))
+        await show_outcome(run.config.dataset, outcome, report=there)
 
 
 @task(name="import files", **PLAIN)

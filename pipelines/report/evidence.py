@@ -29,5 +29,5 @@ def difference_rows(outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
         told = "{difference:+.1%} ({low:+.1%}, {high:+.1%})".format(**gap) if gap else "-"
         verdict = f"{gap['verdict']} ({gap['than']})" if gap else "-"
         accuracy = f"{mean(each['accuracies']):.1%}"
-        rows.append({"version": each["version"], "pairs": each["pairs"], "accuracy": accuracy, "difference": told, "": verdict})
+        rows.append({"version": each["version"], "pairs": each["pairs"], "accuracy": accuracy, "difference": told, "verdict": verdict})
     return rows

@@ -14,6 +14,7 @@ import polars as pl
 from curators.engines.base import Engine
 from pipelines.config import EngineConfig, PromptsConfig, ShardedConfig
 from pipelines.engines import budget, connect, shared_key
+from pipelines.judging.config import CurateConfig
 from pipelines.planning.engines import PlanningEngine, Tally
 from pipelines.prompt_runs import input_digests, pinned_engines
 from pipelines.runs import Run, resolved_seed, run_key
@@ -135,5 +136,5 @@ async def _engines(
             if (same := shared_key(given, root)) not in opened:
                 bare = connect(given, root)
                 stack.push_async_callback(bare.aclose)
-                opened[same] = PlanningEngine(bare, reader, tally, budget=spend, made_up=config.__class__.__name__ == "CurateConfig")
+                opened[same] = PlanningEngine(bare, reader, tally, budget=spend, made_up=isinstance(config, CurateConfig))
         yield {role: opened[shared_key(given, root)] for role, given in configs.items()}

@@ -41,7 +41,7 @@ format: $(BIN)/.installed
 
 bench: $(BIN)/.installed  ## JSON lines, one a measurement
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet -e '.[bench]'
-	@for name in demo publish sampling overhead tree verifiers search step_data judging votes dedup selection nested_subsets views plan; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	@for name in demo publish sampling overhead tree verifiers search step_data judging votes dedup selection nested_subsets views plan nightly; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -18,6 +18,7 @@ from pipelines.evidence.config import EvidenceConfig
 from pipelines.iterating.config import IterateConfig
 from pipelines.judging.config import CurateConfig
 from pipelines.nightly.config import NightlyConfig
+from pipelines.references.config import ScoreConfig
 from pipelines.selecting.config import SelectionConfig
 from pipelines.steps.config import StepsConfig
 
@@ -26,6 +27,7 @@ FLOW_CONFIGS: dict[str, type[BaseModel]] = {
     "steps": StepsConfig,
     "select": SelectionConfig,
     "contrast": ContrastConfig,
+    "score": ScoreConfig,
     "train": TrainConfig,
     "nightly": NightlyConfig,
     "iterate": IterateConfig,

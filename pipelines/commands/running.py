@@ -28,6 +28,7 @@ FLOWS = {
     "steps": "pipelines.flows.steps",
     "select": "pipelines.flows.select",
     "contrast": "pipelines.flows.contrast",
+    "score": "pipelines.flows.score",
     "train": "pipelines.flows.train",
     "export": "pipelines.flows.export",
     "import": "pipelines.flows.importing",

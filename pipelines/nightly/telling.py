@@ -25,7 +25,10 @@ async def tell(night: Night) -> None:
     """
     outcome, name = night.outcome(), night.config.name
     page = await asyncio.to_thread(lambda: write_page(build_night(outcome), night.page))
-    rows = [{"stage": each["stage"], "outcome": each["outcome"], "made": made(each) or "-", "what of it": gist(each) or "-"} for each in night.done]
+    rows = [
+        {"stage": each["stage"], "outcome": each["outcome"], "made": made(each) or "-", "what of it": gist(each) or "-"}
+        for each in night.done
+    ]
     await show_table("stages", name, rows, f"{name} {night.seed}, stage by stage")
     await acreate_markdown_artifact(
         key=f"{name}-report".replace("_", "-"),

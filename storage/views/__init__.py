@@ -12,7 +12,7 @@ from storage.views.joint import JOINT, PROMPT_CONTRAST
 from storage.views.kto import KTO
 from storage.views.matrix import MATRIX
 from storage.views.negatives import NEGATIVES
-from storage.views.preference import DPO, REWARD
+from storage.views.preference import DPO, REFERENCE, REWARD
 from storage.views.prompt_only import PROMPT_ONLY
 from storage.views.ranked import RANKED, SCORED_PAIR
 from storage.views.rationale import PERMUTED, RANDOM_ORDER, RATIONALE, TWIN
@@ -29,6 +29,7 @@ VIEWS: Mapping[str, View] = MappingProxyType(
         "prompt-only": PROMPT_ONLY,
         "sft": SFT,
         "dpo": DPO,
+        "dpo-ref": REFERENCE,
         "reward": REWARD,
         "kto": KTO,
         "joint": JOINT,

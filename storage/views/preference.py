@@ -39,6 +39,22 @@ DPO = View(
 )
 """`DPOTrainer` reads prompt, chosen, rejected, tools and chat_template_kwargs, and drops every other column."""
 
+REFERENCE = View(
+    row="a pair that flow `score` has scored",
+    trainers="losses that read the reference's log-probabilities; TRL 1.16 computes its own and takes the view `dpo`",
+    unit="pairs",
+    columns=_PAIR
+    | {
+        "ref_chosen_logps": Column(kind="number", meaning="log-probability of chosen under the reference, the sum over its tokens"),
+        "ref_rejected_logps": Column(kind="number", meaning="the same of rejected"),
+        "pair_id": _ID,
+    }
+    | CONTEXT,
+    needs={"pairs": (*_NEEDED, "ref_chosen_logps", "ref_rejected_logps")},
+    keys=_KEYS,
+    rows=_ROWS.format(scores="ref_chosen_logps, ref_rejected_logps"),
+)
+
 REWARD = View(
     row="a pair",
     trainers="RewardTrainer",

@@ -1,0 +1,1 @@
+"""Flow `score`: what a reference policy makes of the pairs of a published version."""

@@ -25,7 +25,9 @@ def inherited_facts(parents: Iterable[Release]) -> dict[str, pl.DataFrame | str]
 
 
 def _both(one: pl.DataFrame | str | None, other: pl.DataFrame | str) -> pl.DataFrame | str:
-    """What names the facts of both; the name of a column names those of every row that has it."""
+    """What names the facts of both; the name of a column names those of every row that has it. Every flow names all of its tables: one
+    that a parent does not name would come whole by itself, and here only as the other parent names it.
+    """
     if isinstance(one, pl.DataFrame) and isinstance(other, pl.DataFrame):
         return pl.concat([each for each in (one, other) if each.height] or [NO_FACTS], how="diagonal_relaxed").unique()
     return one if isinstance(one, str) else other

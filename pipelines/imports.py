@@ -40,7 +40,6 @@ def opened(config: ImportConfig, lake: Lake) -> Run:
         ConfigError: a file that is not there, or is given twice.
     """
     _check_files(config.files)
-    _check_files(config.files)
     key = run_key("import", config, seed=0, fingerprints={}, inputs=_inputs(config))
     return Run(key=key, kind="import", config=config, lake=lake, directory=lake.root / "runs" / key)
 

@@ -38,7 +38,7 @@ from storage.calls import CallLedger
 if TYPE_CHECKING:
     from pipelines.contrasting.source import Source
 
-ROOMS = ("judging", "steps", "selecting", "contrasting", "references")
+ROOMS = ("judging", "steps", "selecting", "contrasting", "references", "iterating")
 # What decides a run. Where the lake lies, how fast it may go, who runs it and which tag moves do not change one row.
 NOT_IN_KEY = {"lake", "author", "tag", "shard_prompts", "concurrent_shards", "concurrent_trees"}
 NOT_IN_ENGINE_KEY = {"engine", "max_concurrency", "timeout_s", "api_key_env", "prompt_usd", "completion_usd", "threads", "share_requests"}

@@ -31,6 +31,11 @@ QUIET = {
     "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
     "PREFECT_CLI_PROMPT": "false",
 }
+HEARTBEAT_S = 30
+"""How often a run says that it lives, the least that Prefect allows. `pipelines.serving` takes one that is silent for dead: every process
+that runs a flow must know it.
+"""
+ALIVE = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S)}
 START_S = 120.0
 SERVED = "api-url"  # in the server's home: where `pairmill serve` is reached
 
@@ -70,7 +75,7 @@ def check_port(port: int) -> None:
 
 
 def server_environment(home: Path, api_url: str) -> dict[str, str]:
-    return {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PREFECT_API_URL": api_url}
+    return {**os.environ, **QUIET, **ALIVE, "PREFECT_HOME": str(home), "PREFECT_API_URL": api_url}
 
 
 def await_server(process: subprocess.Popen[bytes], api_url: str, log: Path) -> None:
@@ -97,10 +102,11 @@ def prefect_server(lake_root: Path, *, port: int | None = None) -> Iterator[str]
         StorageError: the server does not start; the message has the end of its log.
     """
     home = (lake_root / "prefect").absolute()
-    before = {name: os.environ.get(name) for name in (*QUIET, "PREFECT_HOME", "PREFECT_API_URL")}
+    before = {name: os.environ.get(name) for name in (*QUIET, *ALIVE, "PREFECT_HOME", "PREFECT_API_URL")}
     try:
         if (there := before["PREFECT_API_URL"] or _served(home, port)) and answers(there):
-            os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ} | {"PREFECT_API_URL": there})
+            quiet = {name: value for name, value in QUIET.items() if name not in os.environ}
+            os.environ.update({**quiet, **ALIVE, "PREFECT_API_URL": there})
             yield there
             return
         with _started(home, port or free_port()) as api_url:

@@ -22,10 +22,9 @@ from typing import Any
 
 from curators.errors import ConfigError
 from pipelines.processes import start_process, stop_process
-from pipelines.server import prefect_server
+from pipelines.server import ALIVE, HEARTBEAT_S, prefect_server
 
 WORK_POOL = "pairmill"
-HEARTBEAT_S = 30  # the least that Prefect allows
 SILENCE_S = 3 * HEARTBEAT_S
 ENDED = ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended", "AwaitingRetry")
 DEAD_RUNS: dict[str, Any] = {
@@ -91,8 +90,8 @@ def deploy(file: Path, api_url: str) -> None:
     """
     prefect_command("work-pool", "create", WORK_POOL, "--type", "process", "--overwrite")
     prefect_command("deploy", "--prefect-file", str(file), "--all")
-    if all(each["name"] != DEAD_RUNS["name"] for each in ask(api_url, "automations/filter", {})):
-        ask(api_url, "automations/", DEAD_RUNS)
+    there = [each["id"] for each in ask(api_url, "automations/filter", {}) if each["name"] == DEAD_RUNS["name"]]
+    ask(api_url, f"automations/{there[0]}" if there else "automations/", DEAD_RUNS, method="PUT" if there else "POST")
 
 
 @contextmanager
@@ -102,7 +101,7 @@ def deployed(lake_root: Path, api_url: str, *, file: str | None = None, limit: i
     log = lake_root / "prefect" / "worker.log"
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     lake = str(lake_root.absolute())
-    environment = {**os.environ, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S), "PAIRMILL_LAKE": lake}
+    environment = {**os.environ, **ALIVE, "PAIRMILL_LAKE": lake}
     # The worker runs flows in children of its own; a user's verifiers are found from where serve was started.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", WORK_POOL, "--limit", str(limit)]
@@ -134,14 +133,17 @@ def deployments(api_url: str) -> list[dict[str, str | None]]:
     return rows
 
 
-def ask(api_url: str, path: str, body: object) -> Any:
-    """One call of Prefect's REST API: POST with a body, GET without. A server whose database is busy (503) is asked again."""
+def ask(api_url: str, path: str, body: object, *, method: str | None = None) -> Any:
+    """One call of Prefect's REST API: POST with a body, GET without, where no other `method` is given. A server whose database is busy
+    (503) is asked again.
+    """
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{api_url}/{path}", data=data, headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(f"{api_url}/{path}", data=data, headers={"Content-Type": "application/json"}, method=method)
     for patience in (*range(1, 6), None):
         try:
             with urllib.request.urlopen(request, timeout=30) as reply:
-                return json.load(reply)
+                content = reply.read()
+                return json.loads(content) if content else None
         except urllib.error.HTTPError as error:
             if error.code != HTTPStatus.SERVICE_UNAVAILABLE or patience is None:
                 raise

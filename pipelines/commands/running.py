@@ -18,7 +18,7 @@ from typing import Any
 import click
 import orjson
 
-from curators.errors import ConfigError
+from curators.errors import ConfigError, CurationError
 from pipelines.commands.datasets import lake_option
 from pipelines.commands.output import one_line_errors, replies_kept
 from pipelines.config_files import FLOW_CONFIGS, check_inputs, load_config, validated
@@ -51,7 +51,13 @@ def run_flow(flow: str, config: Any) -> dict[str, Any]:
         click.echo(f"Prefect: {api_url.removesuffix('/api')}", err=True)
         module = _loaded(FLOWS[flow])
         _hush_console()
-        outcome: dict[str, Any] = asyncio.run(module.FLOW(config))
+        try:
+            outcome: dict[str, Any] = asyncio.run(module.FLOW(config))
+        except CurationError as error:
+            if (told := getattr(error, "outcome", None)) is None:
+                raise
+            click.echo(f"pairmill: {error}", err=True)  # it failed, and there is something to tell beside
+            outcome = dict(told)
         return outcome
 
 

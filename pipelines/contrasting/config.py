@@ -40,8 +40,9 @@ class ContrastConfig(DerivedConfig, ShardedConfig):
 
     @property
     def of_file(self) -> bool:
-        """Whether the source is a file: names of datasets have neither dots nor slashes."""
-        return "." in self.source or "/" in self.source
+        """Whether the source is a file: the name of a dataset, before `@`, has neither dots nor slashes."""
+        name = self.source.partition("@")[0]
+        return "." in name or "/" in self.source
 
     @model_validator(mode="after")
     def _columns_are_of_a_file(self) -> ContrastConfig:

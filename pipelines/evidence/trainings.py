@@ -12,7 +12,6 @@ things are drawn by chance, the trainings and the prompts of the exam, which all
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +26,10 @@ from curators.engines.base import digest
 from curators.errors import CurationError
 from curators.statistics.intervals import Z95
 from pipelines.config import EngineConfig, TrainConfig
+from pipelines.engines import concrete_spec
 from pipelines.evidence.config import EvidenceConfig
 from pipelines.training.params import read_params
-from storage import Release, open_lake, resolve
+from storage import Release, open_lake, resolve, scan
 
 Scores = Mapping[str, float]
 """Mean score by prompt, of one training."""
@@ -56,8 +56,9 @@ class Evidence:
         return self.config.lake_root / "evidence" / self.config.name / f"{key}.html"
 
     def training(self, place: int, number: int) -> TrainConfig:
-        """One training: of the version at that place, the number from 0."""
+        """One training: of the version at that place, the number from 0. Only a version that stands there again has other seeds."""
         config = self.config
+        before = sum(each.ref == self.releases[place].ref for each in self.releases[:place])
         return TrainConfig(
             dataset=self.releases[place].ref,
             lake=config.lake,
@@ -65,14 +66,14 @@ class Evidence:
             view=config.view,
             handoff_format=config.handoff_format,
             command=config.command,
-            params={**self.params, "seed": place * config.seeds + number},
+            params={**self.params, "seed": before * config.seeds + number},
             timeout_s=config.timeout_s,
             evaluation=config.evaluation,
         )
 
     def outcome(self) -> dict[str, Any]:
         """What the trainings say, as JSON: the last line of `pairmill run evidence`."""
-        tables = tabled(self.scores)
+        *tables, (before,) = tabled([*self.scores, [self.before]])
         told = [
             {"version": each.ref, "digest": each.digest, "pairs": each.n_pairs, "accuracies": table.mean(axis=1).tolist()}
             for each, table in zip(self.releases, tables, strict=True)
@@ -86,7 +87,7 @@ class Evidence:
             "name": self.config.name,
             "params": dict(self.params),
             "prompts": tables[0].shape[1],
-            "accuracy_before": statistics.mean(self.before.values()),
+            "accuracy_before": float(before.mean()),
             "versions": told,
             "differences": compared,
             "report": str(self.page),
@@ -107,10 +108,17 @@ def open_evidence(config: EvidenceConfig) -> Evidence:
     if config.command is None and params.get("max_steps") is None:
         known = read_params(params)
         a_step = known.batch_size * known.gradient_accumulation
-        params["max_steps"] = max(1, math.ceil(known.epochs * min(each.n_pairs for each in releases) / a_step))
+        params["max_steps"] = max(1, math.ceil(known.epochs * min(map(_n_train, releases)) / a_step))
     spec = releases[0].manifest.get("policy_spec")
     policy = config.policy or (EngineConfig(engine=spec) if spec else None)
+    if policy is not None:  # a tag that moves meanwhile must not change what is compared
+        policy = policy.model_copy(update={"engine": concrete_spec(policy, config.lake_root)})
     return Evidence(config=config, releases=releases, params=params, policy=policy)
+
+
+def _n_train(release: Release) -> int:
+    split = scan(release).select("split").collect()["split"]
+    return int((split == "train").sum())
 
 
 def tabled(scores: Sequence[Sequence[Scores]]) -> list[Table]:

@@ -13,7 +13,7 @@ from pipelines.flows.train import train
 from pipelines.iterating.chain import Chain
 from pipelines.iterating.config import IterateConfig
 from pipelines.iterating.telling import tell
-from pipelines.runs import resolved_seed
+from pipelines.runs import alone
 
 MAKE: dict[str, Any] = {"curate": curate, "steps": steps}
 
@@ -24,18 +24,19 @@ async def iterate(config: IterateConfig) -> dict[str, Any]:
 
     Asked again, rounds that are done answer at once, and more of them go on from there.
     """
-    chain = Chain(config=config, seed=resolved_seed(config.seed))
-    await asyncio.to_thread(chain.recall)
-    while chain.unfinished:
-        collect = await asyncio.to_thread(chain.collecting)
-        made = await MAKE[config.making](collect)
-        if made["version"] is None:
-            chain.refused(made)
-            continue
-        ref = await asyncio.to_thread(chain.learning_from, made)
-        trained = await train(chain.training(collect, ref))
-        await asyncio.to_thread(chain.close, made, trained)
-    await tell(chain)
+    chain = Chain(config=config)
+    async with alone(chain.page.parent):
+        await asyncio.to_thread(chain.recall)
+        while chain.unfinished:
+            collect = await asyncio.to_thread(chain.collecting)
+            made = await MAKE[config.making](collect)
+            if made["version"] is None:
+                chain.refused(made)
+                continue
+            ref = await asyncio.to_thread(chain.learning_from, made)
+            trained = await train(chain.training(collect, ref))
+            await asyncio.to_thread(chain.close, made, trained)
+        await tell(chain)
     return chain.outcome()
 
 

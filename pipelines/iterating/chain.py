@@ -15,16 +15,15 @@ import polars as pl
 
 from curators.engines.base import digest
 from curators.errors import ConfigError
-from pipelines.config import TrainConfig
+from curators.verifiers import load_verifier
+from pipelines.config import EngineConfig, TrainConfig
+from pipelines.engines import concrete_spec
 from pipelines.iterating.config import IterateConfig
 from pipelines.iterating.replay import mixed
-from pipelines.runs import NOT_IN_KEY, without_reach
+from pipelines.runs import NOT_IN_KEY, file_digest, first_resolution, without_reach
 from storage import Release, open_lake, resolve
 from storage.checkpoints import resolve_checkpoint
 from storage.rounds import Round, add_round, rounds
-
-ASKED = NOT_IN_KEY | {"rounds", "stop"}
-"""What may change between two runs of one chain: a longer one, or one that stops for another reason, goes on from its rounds."""
 
 
 @dataclass(kw_only=True)
@@ -32,17 +31,29 @@ class Chain:
     """The rounds of one configuration and seed, as far as they are done."""
 
     config: IterateConfig
-    seed: int
     done: list[Round] = field(default_factory=list)
     stopped: str | None = None
     new: int = 0  # rounds that this run added
+    rejected: bool = False  # the gates refused the next one
     started: float = field(default_factory=time.monotonic)
 
     @property
     def key(self) -> str:
-        """The identity of a round's question. Code is not in it: each round's version says by which code it was made."""
-        asked = without_reach(self.config.model_dump(mode="json", exclude=ASKED))
-        return digest("iterate", asked, self.seed, size=12)
+        """The identity of a round's question: how pairs are made and learned from, by which engines, on which files. How many rounds and
+        when to stop may change. Code is not in it: each round's version says by which code it was made.
+        """
+        asked = [each.model_dump(mode="json", exclude=NOT_IN_KEY | {"timeout_s"}) for each in self.config.stages.values()]
+        replay = self.config.replay.model_dump() if self.config.replay else None
+        return digest("iterate", without_reach(asked), _engines(asked), self._inputs(), replay, self.config.seed, size=12)
+
+    def _inputs(self) -> list[str]:
+        """What decides rounds beside the configuration: prompts, exam and rubrics by their content, verifiers by their code."""
+        collect, exam = self.config.collect, self.config.train.evaluation
+        assert exam is not None
+        rubrics = [judge.rubric for judge in getattr(collect, "judges", {}).values() if judge.rubric.endswith(".md")]
+        verifiers = [name for name in (collect.verifier, exam.verifier) if name]
+        files = [file_digest(file) for file in (collect.prompts, exam.prompts, *rubrics)]
+        return [*files, *(load_verifier(name).judge for name in verifiers)]
 
     @property
     def root(self) -> Path:
@@ -80,15 +91,21 @@ class Chain:
             CheckpointNotFound: the checkpoint of the round before is gone.
             ConfigError: it is another one.
         """
-        policy = self.config.collect.policy
+        policy = self._first_policy()
         if self.done:
             before = self.done[-1]
             spec = f"checkpoint:{before.checkpoint}"
             if resolve_checkpoint(self.root, before.checkpoint).fingerprint != before.trained:
                 raise ConfigError(f"{spec} is not the checkpoint that round {before.number} of {before.name} trained; restore it")
             policy = policy.model_copy(update={"engine": spec})
-        update = {"policy": policy, "seed": self.seed, "lake": str(self.root), "author": self.config.author}
+        update = {"policy": policy, "seed": self.config.seed, "lake": str(self.root), "author": self.config.author}
         return self.config.collect.model_copy(update=update)
+
+    def _first_policy(self) -> EngineConfig:
+        """The policy of the first round; a checkpoint is the one that its name meant when the chain was first asked for."""
+        policy = self.config.collect.policy
+        then = first_resolution(self.root, self.key, {"policy": concrete_spec(policy, self.root)})
+        return policy.model_copy(update={"engine": then["policy"]})
 
     def learning_from(self, made: Mapping[str, Any]) -> str:
         """The version that a round trains on: its own, or, with `replay`, its own with pairs of earlier ones."""
@@ -97,7 +114,7 @@ class Chain:
             return ref
         with open_lake(self.root) as lake:
             earlier = [resolve(lake, each.figures["collected"]) for each in self.done[-replay.rounds :]]
-            return mixed(lake, resolve(lake, ref), earlier, replay, seed=self.seed, author=self.config.author).ref
+            return mixed(lake, resolve(lake, ref), earlier, replay, seed=self.config.seed, author=self.config.author).ref
 
     def training(self, collected: Any, ref: str) -> TrainConfig:
         """How a round trains: the policy that sampled, on `ref`, into the chain's checkpoints."""
@@ -112,6 +129,7 @@ class Chain:
 
     def refused(self, made: Mapping[str, Any]) -> None:
         """A round whose pairs the gates refuse is the end of the chain."""
+        self.rejected = True
         self.stopped = f"round {len(self.done) + 1} published no version: {made['refusal']}"
 
     def close(self, made: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
@@ -157,9 +175,9 @@ class Chain:
         """What the chain came to, as JSON: the last line of `pairmill run iterate`."""
         best = self.best
         return {
-            "outcome": "trained" if self.new else "refused" if not self.done else "reused",
+            "outcome": "trained" if self.new else "refused" if self.rejected else "reused",
             "name": self.config.name,
-            "seed": self.seed,
+            "seed": self.config.seed,
             "rounds": [_told(each) for each in self.done],
             "stopped": self.stopped,
             "best": best.checkpoint if best else None,
@@ -170,6 +188,8 @@ class Chain:
     def _reason(self) -> str | None:
         """Which rule ends the chain here; null where none does."""
         stop, last = self.config.stop, self.done[-1]
+        if last.trained == last.policy:
+            return f"round {last.number} changed no weight: every further round would be the same"
         found, number = last.figures["evaluation"], last.number
         interval = f"95% interval {found['low']:+.1%} to {found['high']:+.1%}"
         if stop.stop_when_worse and found["high"] < 0:
@@ -185,13 +205,25 @@ class Chain:
 
 
 def entropy(version: Release, policy: str) -> float | None:
-    """Nats a token of the policy's own samples that the version holds; null where their log-probabilities are not known."""
+    """Nats a token of the policy's own samples that the version holds, which are those of prompts that gave a pair; null where their
+    log-probabilities are not known.
+    """
     file = version.frozen / "generations.parquet"
     if not file.exists():
         return None
     own = pl.scan_parquet(file).filter(pl.col("policy").str.split("+").list.first() == policy, pl.col("sum_logprob").is_not_null())
     sums = own.select(pl.col("sum_logprob").sum(), pl.col("n_tokens").sum()).collect().row(0)
     return -float(sums[0]) / int(sums[1]) if sums[1] else None
+
+
+def _engines(asked: Any) -> list[str]:
+    """The specs of all engines in a configuration, in order."""
+    if isinstance(asked, list):
+        return [spec for value in asked for spec in _engines(value)]
+    if not isinstance(asked, dict):
+        return []
+    own = [asked["engine"]] if isinstance(asked.get("engine"), str) else []
+    return own + [spec for name in sorted(asked) for spec in _engines(asked[name])]
 
 
 def _told(each: Round) -> dict[str, Any]:

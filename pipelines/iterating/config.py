@@ -15,7 +15,7 @@ from pipelines.steps.config import StepsConfig
 class StopConfig(Strict):
     """What ends a chain before its last round; null switches a rule off."""
 
-    min_gain: float | None = Field(0.0, description="no gain: accuracy after a round minus before it, in points of 1, that it must reach")
+    min_gain: float | None = Field(0.0, description="no gain: accuracy after a round minus before it, in points of 1, that it must exceed")
     patience: int = Field(1, ge=1, description="rounds in a row without that gain")
     stop_when_worse: bool = Field(True, description="over-optimised: the whole interval of a round's gain is below 0")
     min_entropy_share: float | None = Field(
@@ -37,7 +37,7 @@ class IterateConfig(Strict):
     rounds: int = Field(3, ge=1)
     lake: str | None = Field(None, description="directory of the lake; null: PAIRMILL_LAKE, else ./lake")
     author: str | None = Field(None, description="null: the user's login name")
-    seed: int | Literal["scheduled-date"] = 0
+    seed: int = Field(0, description="of every round; a chain has one")
     curate: CurateConfig | None = Field(None, description="how a round makes its pairs; `policy` is that of the first round")
     steps: StepsConfig | None = Field(None, description="the same by step search")
     train: TrainConfig
@@ -74,6 +74,8 @@ class IterateConfig(Strict):
                 )
             if config.lake not in (None, self.lake):
                 raise ValueError(f"{stage}.lake: a chain has one lake; give `lake` beside the stages")
+        if "seed" in self.collect.model_fields_set and self.collect.seed != self.seed:
+            raise ValueError(f"{self.making}.seed: a chain has one seed; give `seed` beside the stages")
         if self.train.evaluation is None:
             raise ValueError("train.evaluation: without it no round knows whether it was worth it; give prompts and a verifier")
         if self.train.policy is not None or self.train.checkpoint is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from curators.engines.base import digest
+from curators.funnel import Funnel
 from curators.pairs import unit_hash
 from pipelines.candidates import publish, weigh
 from pipelines.config import GatesConfig, RunConfig
@@ -39,8 +40,13 @@ def mixed(lake: Lake, current: Release, earlier: Sequence[Release], config: Repl
     policy = current.manifest.get("policy")
     if policy is not None:
         pairs = pairs.with_columns(on_policy=((pl.col("chosen_policy") == policy) & (pl.col("rejected_policy") == policy)).fill_null(False))
-    run = _run(key, lake, current, earlier, author)
+    run = _run(key, lake, current, earlier, config, author)
+    run.seed = seed
     counts = {"own_pairs": own.height, "replayed_pairs": drawn.height}
+    n_in = sum(each.n_pairs for each in (current, *earlier))
+    dropped = {"repeated": n_in - own.height - older.height, "not_drawn": older.height - drawn.height}
+    left_out = {reason: n for reason, n in dropped.items() if n}
+    run.figures.funnels = [Funnel(stage="replay", unit="pairs", n_in=n_in, n_kept=pairs.height, dropped=left_out)]
     run.directory.mkdir(parents=True, exist_ok=True)
     weigh(run, pairs.sort("prompt_id", "pair_id"), counts)
     publish(run)
@@ -48,9 +54,15 @@ def mixed(lake: Lake, current: Release, earlier: Sequence[Release], config: Repl
     return run.release
 
 
-def _run(key: str, lake: Lake, current: Release, earlier: Sequence[Release], author: str | None) -> Run:
-    config = RunConfig(dataset=f"{current.name}-replay", lake=str(lake.root), author=author, gates=LOOSE)
-    run = Run(key=key, kind="replay", config=config, lake=lake, directory=lake.root / "runs" / key)
+class ReplayRunConfig(RunConfig):
+    """What a version of replayed pairs says of how it was made."""
+
+    replay: ReplayConfig
+
+
+def _run(key: str, lake: Lake, current: Release, earlier: Sequence[Release], config: ReplayConfig, author: str | None) -> Run:
+    recipe = ReplayRunConfig(dataset=f"{current.name}-replay", lake=str(lake.root), author=author, gates=LOOSE, replay=config)
+    run = Run(key=key, kind="replay", config=recipe, lake=lake, directory=lake.root / "runs" / key)
     run.parents = (current, *earlier)
     made_by: dict[str, Any] = {role: current.manifest[role] for role in ("judge", "reward") if current.manifest.get(role)}
     run.fingerprints = made_by

@@ -69,3 +69,15 @@ def source_of(stage: StageName, config: Any) -> str | None:
     """The dataset that a stage starts from, as it is named; null for one that starts from prompts, or from one version for good."""
     named = config.dataset if stage == "train" else getattr(config, "source", None)
     return named if named and "@" not in named else None
+
+
+def prepared(config: NightlyConfig, stage: StageName, given: Any, *, seed: int, version: int | None) -> Any:
+    """A stage's configuration with the night's lake, author and seed, and, where there is one, tonight's version of what it starts from."""
+    update: dict[str, Any] = {"lake": str(config.lake_root)}
+    if "author" in type(given).model_fields and given.author is None:
+        update["author"] = config.author
+    if "seed" in type(given).model_fields and ("seed" not in given.model_fields_set or given.seed == "scheduled-date"):
+        update["seed"] = seed
+    if version is not None and (source := source_of(stage, given)):
+        update["dataset" if stage == "train" else "source"] = f"{source}@{version}"
+    return given.model_copy(update=update)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.nightly.config import NightlyConfig, StageName, source_of
+from curators.errors import CurationError
+from pipelines.nightly.config import NightlyConfig, StageName, prepared, source_of
+from storage.errors import StorageError
 
 SUM = ("samples", "hits", "requests", "failures", "prompt_tokens", "completion_tokens")
 KEPT = ("dataset", "version", "digest", "parents", "counts", "funnel", "gates", "refusal", "capped", "checkpoint", "evaluation", "run_key")
@@ -22,6 +24,7 @@ class Night:
     config: NightlyConfig
     seed: int
     done: list[dict[str, Any]] = field(default_factory=list)
+    bug: Exception | None = None  # what a stage raised that no one raises on purpose
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -37,7 +40,10 @@ class Night:
         begun = time.monotonic()
         try:
             found = self._skipped(stage, given) or await flow(self._prepared(stage, given))
-        except Exception as error:  # whatever it is, the other stages are none the worse
+        except (CurationError, StorageError) as error:
+            found = {"outcome": "failed", "reason": str(error)}
+        except Exception as error:  # a bug, which is told when the other stages have done what they can
+            self.bug = error
             found = {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
         told = {name: found[name] for name in (*KEPT, "reason") if found.get(name) is not None}
         seconds = round(time.monotonic() - begun, 2)
@@ -75,11 +81,6 @@ class Night:
         return {"outcome": "skipped", "reason": f"{made['stage']} published no version of {source} to start from"}
 
     def _prepared(self, stage: StageName, given: Any) -> Any:
-        """A stage's configuration with the night's lake, author and seed, and tonight's version of what it starts from."""
-        known = type(given).model_fields
-        shared = {"lake": str(self.config.lake_root), "author": self.config.author, "seed": self.seed}
-        update = {name: value for name, value in shared.items() if name in known and name not in given.model_fields_set}
         source = source_of(stage, given)
-        if source and (made := self._made(source)):
-            update["dataset" if stage == "train" else "source"] = f"{source}@{made['version']}"
-        return given.model_copy(update=update)
+        made = self._made(source) if source else None
+        return prepared(self.config, stage, given, seed=self.seed, version=made["version"] if made else None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact
 
@@ -14,7 +16,11 @@ from pipelines.report.night import build_night, gist, made
 
 
 class NightFailed(CurationError):
-    """A stage of a night did not come to its end; the others did what they could."""
+    """A stage of a night did not come to its end; the others did what they could. `outcome` is the night's."""
+
+    def __init__(self, message: str, outcome: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.outcome = outcome
 
 
 async def tell(night: Night) -> None:
@@ -36,4 +42,6 @@ async def tell(night: Night) -> None:
         description="the night's report",
     )
     if problems := night.problems():
-        raise NightFailed(f"{len(problems)} of {len(night.done)} stages failed: {'; '.join(problems)}; report: {page}")
+        raise night.bug or NightFailed(
+            f"{len(problems)} of {len(night.done)} stages failed: {'; '.join(problems)}; report: {page}", outcome
+        )

@@ -11,12 +11,13 @@ from pipelines.config import ImportConfig, TrainConfig
 from pipelines.config_files import check_inputs
 from pipelines.contrasting.config import ContrastConfig
 from pipelines.judging.config import CurateConfig
-from pipelines.nightly.config import NightlyConfig, source_of
+from pipelines.nightly.config import NightlyConfig, prepared, source_of
 from pipelines.planning.engines import Place, PlanningEngine, Tally
 from pipelines.planning.forecast import exactly
 from pipelines.planning.opening import planned_lake
 from pipelines.planning.outcomes import begun, decided
 from pipelines.planning.plan import Plan, lines_of, summed_up
+from pipelines.runs import resolved_seed
 from pipelines.selecting.config import SelectionConfig
 from pipelines.steps.config import StepsConfig
 from storage import open_lake, resolve
@@ -101,22 +102,20 @@ async def plan_train(config: TrainConfig) -> Plan:
 
 def plan_nightly(config: NightlyConfig) -> Plan:
     """The sum of a night's stages. A stage that starts from what an earlier one is still to publish cannot be planned before that has."""
-    stages, notes, pending = [], list[str](), set[str]()
+    stages, notes, pending, known = [], list[str](), set[str](), dict[str, int]()
+    seed = resolved_seed(config.seed)
     for stage, given in config.stages.items():
         source = source_of(stage, given)
         if source in pending:
             notes.append(f"{stage} starts from {source}, which is published in the same night: plan it once that is there")
             pending.add(given.dataset)
             continue
-        plan = plan_of(stage, prepared(config, given))
+        plan = plan_of(stage, prepared(config, stage, given, seed=seed, version=known.get(source or "")))
         stages.append(plan)
-        if plan.published is None and stage != "train":
+        if stage == "train":
+            continue
+        if plan.published is None:
             pending.add(given.dataset)
+        else:
+            known[given.dataset] = int(plan.published.rpartition("@")[2])
     return summed_up("nightly", config.name, stages, notes=notes)
-
-
-def prepared(config: NightlyConfig, given: Any) -> Any:
-    """A stage's configuration with the night's lake, author and seed."""
-    shared = {"lake": str(config.lake_root), "author": config.author, "seed": config.seed}
-    known = type(given).model_fields
-    return given.model_copy(update={name: value for name, value in shared.items() if name in known and name not in given.model_fields_set})

@@ -3,10 +3,10 @@
 A ratio forecast: of a cluster (a prompt, a tree) with base b_i, such as the judge calls that its protocol allows, x_i came about. Then a
 base of B in m = B / mean(b) new clusters gives R B with R = sum x / sum b, and its 95 % prediction interval is
 
-    R B ± z sqrt(m s² + B² var(R)),   s² = sum (x_i - R b_i)² / (k - 1),   var(R) = s² / (k mean(b)²)
+    R B ± t sqrt(m s² + B² var(R)),   s² = sum (x_i - R b_i)² / (k - 1),   var(R) = s² / (k mean(b)²)
 
-(the ratio estimator of survey sampling, Cochran 1977, chapter 6; normal approximation, so too narrow for a few clusters). Without two
-clusters nothing is known but bounds.
+(the ratio estimator of survey sampling, Cochran 1977, chapter 6; Student's t with k - 1 degrees of freedom). Without two clusters nothing is
+known but bounds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Z95 = 1.959964
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def predicted(base: Range, clusters: Clusters, *, most: float | None = 1.0, unkn
     """What a new base comes to; at most `most` of it, null: no bound. `unknown`: the share that is expected without two clusters.
 
     >>> predicted(exactly(100), [(4, 8), (6, 8)] * 8).told()
-    {'expected': 62, 'low': 53, 'high': 73}
+    {'expected': 62, 'low': 52, 'high': 73}
     >>> predicted(exactly(100), []).told(), predicted(exactly(100), [(8, 8)] * 9).told()
     ({'expected': 100, 'low': 0, 'high': 100}, {'expected': 100, 'low': 100, 'high': 100})
     """
@@ -89,9 +89,10 @@ def predicted(base: Range, clusters: Clusters, *, most: float | None = 1.0, unkn
     k, ratio = len(clusters), sum(x for x, _ in clusters) / whole
     s2 = sum((x - ratio * b) ** 2 for x, b in clusters) / (k - 1)
     mean = whole / k
+    t = float(stdtrit(k - 1, 0.975))
 
     def half(n: float) -> float:
-        return Z95 * math.sqrt(n / mean * s2 + n * n * s2 / (k * mean * mean))
+        return t * math.sqrt(n / mean * s2 + n * n * s2 / (k * mean * mean))
 
     low = base.low * ratio - half(base.low)
     high = None if base.high is None else base.high * ratio + half(base.high)

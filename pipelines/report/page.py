@@ -84,7 +84,8 @@ def _head(release: Release) -> str:
 def _health(manifest: Mapping[str, Any]) -> str:
     health = manifest.get("health")
     if not health:
-        whose = f"are those of {manifest['parents'][0]['ref']}" if manifest.get("selection") else "came with the data"
+        parents = ", ".join(each["ref"] for each in manifest.get("parents") or [])
+        whose = f"are those of {parents}" if parents else "came with the data"
         return f"<p>No judge ran: the labels {whose}.</p>"
     states = ", ".join(f"{n:,} {state}" for state, n in health["states"].items())
     line = f"<p>{escape(str(health['judge']))}: {health['n_judgments']:,} judgments ({escape(states)})</p>"

@@ -72,7 +72,7 @@ def evaluation(gain: float, *, high: float | None = None) -> dict[str, float]:
 def chain_of(lake: Path, gains: list[float], entropies: list[float] | None = None, **changes: Any) -> Chain:
     """A chain with rounds of these gains written down, recalled."""
     config = config_of(lake=str(lake), **changes)
-    chain = Chain(config=config, seed=0)
+    chain = Chain(config=config)
     parent = None
     for number, gain in enumerate(gains, 1):
         figures = {"evaluation": evaluation(gain), "entropy": (entropies or [1.0] * len(gains))[number - 1], "collected": f"sums@{number}"}
@@ -121,7 +121,12 @@ def test_rounds_of_another_configuration_are_another_chain(tmp_path: Path) -> No
     chain_of(tmp_path, [0.05])
     assert len(chain_of(tmp_path, [], rounds=9).done) == 1, "more rounds are the same chain"
     with pytest.raises(ConfigError, match="round 1 of sums came of another configuration or seed; give this chain another `name`"):
-        Chain(config=config_of(lake=str(tmp_path)), seed=1).recall()
+        Chain(config=config_of(lake=str(tmp_path), seed=1)).recall()
+    other = {**CURATE, "policy": {"engine": "hf:elsewhere", "threads": 1}}
+    with pytest.raises(ConfigError, match="came of another configuration"):
+        Chain(config=config_of(lake=str(tmp_path), curate=other)).recall()
+    faster = {**CURATE, "shard_prompts": 7, "tag": "prod", "policy": {**CURATE["policy"], "threads": 2}}
+    Chain(config=config_of(lake=str(tmp_path), curate=faster)).recall()
 
 
 @pytest.mark.parametrize(

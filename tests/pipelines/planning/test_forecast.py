@@ -7,11 +7,11 @@ from pipelines.planning.forecast import Range, exactly, predicted, total
 
 
 def test_a_ratio_and_its_interval_are_those_of_the_formula() -> None:
-    # R = (4 + 6) / (8 + 8) = 0.625; residuals -1 and 1, so s² = 2 and mean(b) = 8. Of B = 80 come 50; m = 10 new clusters:
-    # half = 1.96 sqrt(10 * 2 + 80² * 2 / (2 * 64)) = 1.96 sqrt(120) = 21.47
-    found = predicted(exactly(80), [(4, 8), (6, 8)])
+    # R = 40 / 64 = 0.625; residuals -1 and 1, so s² = 8 / 7 and mean(b) = 8. Of B = 80 come 50; m = 10 new clusters:
+    # half = t_7 sqrt(10 * 8 / 7 + 80² * (8 / 7) / (8 * 64)), and t_7 = 2.364624
+    found = predicted(exactly(80), [(4, 8), (6, 8)] * 4)
     assert found.expected == 50
-    assert math.isclose((found.high or 0) - 50, 1.959964 * math.sqrt(120))
+    assert math.isclose((found.high or 0) - 50, 2.364624 * math.sqrt(80 / 7 + 6400 * 8 / 7 / 512), rel_tol=1e-6)
     assert found.low == 50 - ((found.high or 0) - 50)
 
 

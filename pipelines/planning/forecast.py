@@ -5,8 +5,8 @@ base of B in m = B / mean(b) new clusters gives R B with R = sum x / sum b, and 
 
     R B ± t sqrt(m s² + B² var(R)),   s² = sum (x_i - R b_i)² / (k - 1),   var(R) = s² / (k mean(b)²)
 
-(the ratio estimator of survey sampling, Cochran 1977, chapter 6; Student's t with k - 1 degrees of freedom). Without two clusters nothing is
-known but bounds.
+(the ratio estimator of survey sampling, Cochran 1977, chapter 6; Student's t with k - 1 degrees of freedom). Without two clusters nothing
+is known but bounds.
 """
 
 from __future__ import annotations

@@ -140,6 +140,7 @@ def test_lineage_is_drawn_from_left_to_right() -> None:
     assert lineage_chart({}, []) == ""
 
 
+@pytest.mark.slow
 def test_the_command_plays_the_card_and_again_buys_nothing(pairmill: Pairmill, tmp_path: Path) -> None:
     file = card(tmp_path)
     first = pairmill("run", "nightly", "--config", file)

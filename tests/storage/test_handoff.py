@@ -169,7 +169,7 @@ def test_a_frozen_file_that_was_changed_is_refused(frozen: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"view": "dpoo"}, ViewError, "no view 'dpoo'; there are prompt-only, sft, dpo, reward, kto, joint, group"),
+        ({"view": "dpoo"}, ViewError, "no view 'dpoo'; there are prompt-only, sft, dpo, dpo-ref, reward, kto, joint, group"),
         ({"view": "dpo", "form": "chat"}, ViewError, "no form 'chat'; there are conversational, standard"),
         ({"view": "dpo", "format": "csv"}, StorageError, "no hand-off format 'csv'; there are duckdb, parquet, jsonl"),
     ],

@@ -25,6 +25,7 @@ async def iterate(config: IterateConfig) -> dict[str, Any]:
     Asked again, rounds that are done answer at once, and more of them go on from there.
     """
     chain = Chain(config=config)
+    await asyncio.to_thread(chain.make_lake)
     async with alone(chain.page.parent):
         await asyncio.to_thread(chain.recall)
         while chain.unfinished:

@@ -64,6 +64,11 @@ class Chain:
         """Where the report lies."""
         return self.root / "rounds" / self.config.name / "report.html"
 
+    def make_lake(self) -> None:
+        """Where there is none yet: nothing else may lie in its directory before."""
+        with open_lake(self.root):
+            pass
+
     def recall(self) -> None:
         """Take the rounds that are written down as done, up to the last one that is asked for or that a rule stops at.
 
